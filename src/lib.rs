@@ -1,0 +1,11 @@
+//! klp-build: a source patch goes in, a livepatch module for the kernel that runs comes out.
+//!
+//! The modules stand in the order the data flows; DESIGN.md has the same list with the reasons.
+
+#![forbid(unsafe_code)]
+
+pub mod compile;
+pub mod elf;
+pub mod error;
+pub mod kernel;
+pub mod patch;
