@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+pub mod diff;
 pub mod elf;
 pub mod error;
 pub mod kernel;
