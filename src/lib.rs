@@ -10,3 +10,4 @@ pub mod elf;
 pub mod error;
 pub mod kernel;
 pub mod patch;
+pub mod reloc;

@@ -26,8 +26,6 @@ pub enum Dest {
     Outside(Outside, i64),
     /// To no symbol.
     Constant(i64),
-    /// To the same place as before carrying it: nothing is needed there any more, for this reason.
-    Dropped(&'static str),
 }
 
 /// A symbol that the patch refers to and does not carry.
@@ -54,6 +52,20 @@ pub struct CarriedRef {
     pub dest: Dest,
 }
 
+/// An instruction whose immediate the kernel fills in at boot (arch/x86/include/asm/runtime-const.h). A
+/// module's code is never filled in, so the carried instruction reads the variable instead.
+#[derive(Debug, Clone)]
+pub struct RuntimeConst {
+    /// The code it stands in.
+    pub atom: AtomId,
+    /// Offset of the immediate in that atom.
+    pub offset: u64,
+    /// `ptr`, `shift` or `mask`.
+    pub kind: String,
+    /// The variable.
+    pub variable: Outside,
+}
+
 /// All that travels.
 #[derive(Debug, Default)]
 pub struct Closure {
@@ -61,8 +73,8 @@ pub struct Closure {
     pub atoms: Vec<AtomId>,
     /// Their references.
     pub refs: Vec<CarriedRef>,
-    /// Runtime constants of carried code: the entry, and the name of its section.
-    pub runtime_consts: Vec<(AtomId, AtomId)>,
+    /// Boot-time constants in carried code.
+    pub runtime_consts: Vec<RuntimeConst>,
     /// Why some of it cannot travel.
     pub refusals: Vec<Refusal>,
 }
@@ -83,7 +95,7 @@ pub fn closure(diff: &Diff<'_>) -> Closure {
         let tables = diff.new_tables.entries.get(function).into_iter().flatten();
         for entry in tables.flat_map(|(_, entries)| entries) {
             if side.rule(*entry) == Some(Rule::RuntimeConst) {
-                walk.out.runtime_consts.push((*entry, *function));
+                walk.runtime_const(*entry);
             } else {
                 walk.take(*entry);
             }
@@ -234,23 +246,39 @@ impl Walk<'_, '_> {
             return Err(self.gone(from, r, target));
         };
         let symbol = original.object.symbol(symbol_id);
-        let mut addend = offset - self.symbol_offset(target) - r.adjust;
-        // The original's symbol may sit elsewhere in its atom than the patched one's.
-        let delta = (symbol.st_value as i64 - original.atom(twin).start as i64) - original_symbol_offset(original, twin);
-        addend -= delta;
+        let addend = offset - self.symbol_offset(target) - r.adjust;
         let outside = Outside {
             name: symbol.name.clone(),
             original: Some(symbol_id),
             local: symbol.st_bind == stb::LOCAL,
             weak: false,
         };
-        debug_assert!(side.atom(target).kind != Kind::Text);
         Ok(Dest::Outside(outside, addend))
     }
 
     /// Offset of the naming symbol in a patched atom (a function's padding comes before it).
     fn symbol_offset(&self, id: AtomId) -> i64 {
-        original_symbol_offset(self.side(), id)
+        naming_offset(self.side(), id)
+    }
+
+    /// Notes a boot-time constant: its section is named after the variable, its entry points at the immediate.
+    fn runtime_const(&mut self, entry: AtomId) {
+        let side = self.side();
+        let section = side.section_name(entry);
+        let Some((kind, variable)) = section.strip_prefix("runtime_").and_then(|rest| rest.split_once('_')) else {
+            return;
+        };
+        let Some(Target::Atom(atom, offset)) = side.refs_of(entry).first().map(|r| r.target) else { return };
+        // The variable may be a static of this unit (`dentry_hashtable`) or a global one (`USER_PTR_MAX`).
+        let original = self.diff.original.object;
+        let symbol = original.symbol_ids().find(|id| {
+            let symbol = original.symbol(*id);
+            symbol.name == variable && matches!(symbol.place, Place::Section(_)) && symbol.st_type != stt::SECTION
+        });
+        let local = symbol.is_some_and(|id| original.symbol(id).st_bind == stb::LOCAL);
+        let variable = Outside { name: variable.to_owned(), original: symbol, local, weak: false };
+        let found = RuntimeConst { atom, offset: offset as u64, kind: kind.to_owned(), variable };
+        self.out.runtime_consts.push(found);
     }
 
     fn gone(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
@@ -284,7 +312,8 @@ impl Walk<'_, '_> {
     }
 }
 
-fn original_symbol_offset(side: &Side<'_>, id: AtomId) -> i64 {
+/// Offset of the symbol that names an atom.
+pub fn naming_offset(side: &Side<'_>, id: AtomId) -> i64 {
     let atom = side.atom(id);
     let symbol = atom.symbols.iter().map(|s| side.object.symbol(*s)).find(|s| s.st_type != stt::SECTION);
     symbol.map_or(0, |s| s.st_value as i64 - atom.start as i64)

@@ -59,6 +59,10 @@ impl Arch for Aarch64 {
         found
     }
 
+    fn read_variable_instead(&self, _code: &mut [u8], _at: usize, _kind: &str) -> Option<(u64, u32, i64)> {
+        None
+    }
+
     fn has_fentry(&self, object: &Object, _section: &Section, _start: u64) -> bool {
         // Call sites are listed in __patchable_function_entries, which is looked at for every function.
         let _ = object;

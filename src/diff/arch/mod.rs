@@ -40,6 +40,11 @@ pub trait Arch: Sync {
     /// as the relocations they would have been: (place, target offset in the section, type, addend - target).
     fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch>;
 
+    /// Rewrites the instruction around a boot-time constant so that it reads the variable instead, in the
+    /// same number of bytes. `at` is the offset of the immediate in `code`; `kind` is `ptr`, `shift` or `mask`.
+    /// Returns the relocation (offset, type, addend) against the variable; `None` when it does not fit.
+    fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)>;
+
     /// Whether the function at this offset starts with a call site that ftrace can use.
     fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool;
 }

@@ -80,6 +80,49 @@ impl Arch for X86_64 {
         found
     }
 
+    fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)> {
+        match kind {
+            // REX.W B8+r imm64 (10 bytes) -> REX.W 8B /r disp32(%rip) (7 bytes) and a 3-byte NOP.
+            "ptr" => {
+                let insn = code.get_mut(at.checked_sub(2)?..at + 8)?;
+                let (rex, opcode) = (insn[0], insn[1]);
+                if rex & 0xfe != 0x48 || opcode & 0xf8 != 0xb8 {
+                    return None;
+                }
+                let extended = rex & 1;
+                insn.copy_from_slice(&[
+                    0x48 | (extended << 2),
+                    0x8b,
+                    ((opcode & 7) << 3) | 0b101,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0x0f,
+                    0x1f,
+                    0x00,
+                ]);
+                Some((at as u64 + 1, R_X86_64_PC32, -4))
+            }
+            // [REX.B] 81 /4 imm32 -> [REX.R] 23 /r disp32(%rip), the same length; the short form for EAX is too short.
+            "mask" => {
+                let insn = code.get_mut(at.checked_sub(2)?..at + 4)?;
+                if insn[0] != 0x81 || insn[1] & 0xf8 != 0xe0 {
+                    return None;
+                }
+                let register = insn[1] & 7;
+                insn.copy_from_slice(&[0x23, (register << 3) | 0b101, 0, 0, 0, 0]);
+                if let Some(rex) = at.checked_sub(3).and_then(|i| code.get_mut(i))
+                    && *rex & 0xf0 == 0x40
+                {
+                    *rex = (*rex & !0b101) | ((*rex & 1) << 2);
+                }
+                Some((at as u64, R_X86_64_PC32, -4))
+            }
+            _ => None,
+        }
+    }
+
     fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool {
         // `call __fentry__` right at the start, after an ENDBR64 where there is one.
         let skip = if section.data.get(start as usize..start as usize + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) {
@@ -117,4 +160,37 @@ fn is_branch(insn: &Instruction) -> bool {
 
 fn is_short(insn: &Instruction) -> bool {
     insn.is_jmp_short() || insn.is_jcc_short()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Formatter, GasFormatter};
+
+    fn text(bytes: &[u8]) -> Vec<String> {
+        let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
+        let mut formatter = GasFormatter::new();
+        let mut out = Vec::new();
+        while decoder.can_decode() {
+            let mut line = String::new();
+            formatter.format(&decoder.decode(), &mut line);
+            out.push(line);
+        }
+        out
+    }
+
+    /// Protects carried code from the placeholder immediates that only the kernel's own boot replaces.
+    #[test]
+    fn boot_time_constants_become_loads() {
+        // mov $0x0123456789abcdef,%r9
+        let mut code = vec![0x49, 0xb9, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01];
+        assert_eq!(X86_64.read_variable_instead(&mut code, 2, "ptr"), Some((3, R_X86_64_PC32, -4)));
+        assert_eq!(text(&code), ["mov 7(%rip),%r9", "nop (%rax)"]);
+        // and $0x12345678,%r10d
+        let mut code = vec![0x41, 0x81, 0xe2, 0x78, 0x56, 0x34, 0x12];
+        assert_eq!(X86_64.read_variable_instead(&mut code, 3, "mask"), Some((3, R_X86_64_PC32, -4)));
+        assert_eq!(text(&code), ["and 7(%rip),%r10d"]);
+        // shr $12,%eax has no form that reads memory.
+        assert_eq!(X86_64.read_variable_instead(&mut [0xc1, 0xe8, 0x0c], 2, "shift"), None);
+    }
 }
