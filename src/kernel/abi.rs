@@ -257,7 +257,10 @@ mod tests {
     /// Mainline's structure has the boolean, and a comment about sets does not make it a set.
     #[test]
     fn mainline() {
-        let abi = abi("struct klp_patch { struct klp_state *states; bool replace; // replace_set\n struct list_head l; };", "");
+        let abi = abi(
+            "struct klp_patch { struct klp_state *states; bool replace; // replace_set\n struct list_head l; };",
+            "",
+        );
         assert_eq!((abi.replace, abi.states, abi.old_sympos, abi.shadow), (Replace::Boolean, true, true, false));
     }
 

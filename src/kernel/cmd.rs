@@ -64,9 +64,10 @@ impl CmdFile {
 
     /// objtool's arguments without its program and without the object, where the value runs objtool.
     pub fn objtool(&self) -> Option<Vec<String>> {
-        let argv = self.commands.iter().find(|argv| {
-            argv.first().and_then(|p| Path::new(p).file_name()).is_some_and(|name| name == "objtool")
-        })?;
+        let argv = self
+            .commands
+            .iter()
+            .find(|argv| argv.first().and_then(|p| Path::new(p).file_name()).is_some_and(|name| name == "objtool"))?;
         Some(argv[1..].iter().filter(|a| **a != self.target).cloned().collect())
     }
 }

@@ -87,7 +87,8 @@ fn unpack_lz4(bytes: &[u8]) -> Result<Vec<u8>> {
             break;
         }
         let mut block = vec![0; BLOCK];
-        let length = lz4_flex::block::decompress_into(&tail[..size], &mut block).context("failed to unpack lz4 data")?;
+        let length =
+            lz4_flex::block::decompress_into(&tail[..size], &mut block).context("failed to unpack lz4 data")?;
         out.extend_from_slice(&block[..length]);
         rest = &tail[size..];
         if length < BLOCK {
@@ -96,7 +97,6 @@ fn unpack_lz4(bytes: &[u8]) -> Result<Vec<u8>> {
     }
     Ok(out)
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -122,7 +122,10 @@ impl Config {
             "turn it off: which functions the link kept cannot be seen in the compiled units",
         );
         refuse(
-            self.is_y("LTO_GCC") || self.is_y("LTO_CLANG") || self.is_y("LTO_CLANG_THIN") || self.is_y("LTO_CLANG_FULL"),
+            self.is_y("LTO_GCC")
+                || self.is_y("LTO_CLANG")
+                || self.is_y("LTO_CLANG_THIN")
+                || self.is_y("LTO_CLANG_FULL"),
             "the kernel is built with link-time optimisation",
             "set CONFIG_LTO_NONE=y: with LTO the code of a unit exists only after the link",
         );

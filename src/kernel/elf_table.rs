@@ -15,7 +15,7 @@ use goblin::elf::{Elf, SectionHeader, Sym, header, section_header as sh, sym};
 use goblin::strtab::Strtab;
 
 use super::codec;
-use super::symtab::{Binding, Kind, KernelSymbol, SymbolTable, dropped_by_kallsyms};
+use super::symtab::{Binding, KernelSymbol, Kind, SymbolTable, dropped_by_kallsyms};
 
 /// Reads the table of a linked vmlinux.
 pub fn read_vmlinux(path: &Path) -> Result<SymbolTable> {
@@ -49,8 +49,8 @@ fn module_table(file: &mut (impl Read + Seek)) -> Result<SymbolTable> {
     let raw = RawTable::read(file)?;
     ensure!(raw.e_type == header::ET_REL, "not a relocatable object");
     // kernel/module/main.c module_init_section: the name decides.
-    let (symbols, files) = raw
-        .symbols(|section| section.sh_flags & u64::from(sh::SHF_ALLOC) != 0, |name| name.starts_with(".init"));
+    let (symbols, files) =
+        raw.symbols(|section| section.sh_flags & u64::from(sh::SHF_ALLOC) != 0, |name| name.starts_with(".init"));
     Ok(SymbolTable::new(symbols, files))
 }
 
@@ -108,11 +108,8 @@ impl RawTable {
         init: impl Fn(&str) -> bool,
     ) -> (Vec<KernelSymbol>, Vec<String>) {
         let section_names = Strtab::new(&self.section_names, 0);
-        let sections: Vec<(bool, bool)> = self
-            .sections
-            .iter()
-            .map(|s| (keep(s), section_names.get_at(s.sh_name).is_some_and(&init)))
-            .collect();
+        let sections: Vec<(bool, bool)> =
+            self.sections.iter().map(|s| (keep(s), section_names.get_at(s.sh_name).is_some_and(&init))).collect();
         let names = Strtab::new(&self.names, 0);
         let (mut symbols, mut files) = (Vec::new(), Vec::<String>::new());
         for (i, symbol) in self.symbols.iter().enumerate() {
@@ -172,7 +169,8 @@ mod tests {
     /// Files that are no kernel say what they are instead of giving an empty table.
     #[test]
     fn not_a_kernel() {
-        for (bytes, expected) in [(&b"hello"[..], "not an ELF"), (b"", "not an ELF"), (b"\x7fELF", "broken ELF header")] {
+        for (bytes, expected) in [(&b"hello"[..], "not an ELF"), (b"", "not an ELF"), (b"\x7fELF", "broken ELF header")]
+        {
             let error = vmlinux_table(&mut Cursor::new(bytes)).unwrap_err();
             assert!(format!("{error:#}").contains(expected), "{error:#}");
         }

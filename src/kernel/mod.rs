@@ -3,9 +3,18 @@
 pub mod abi;
 pub mod cmd;
 pub mod codec;
+pub mod compiler;
 pub mod config;
 pub mod elf_table;
+pub mod locate;
+mod not_built;
+pub mod open;
 pub mod symtab;
 pub mod symvers;
 pub mod text_table;
+pub mod tree;
 pub mod unit;
+pub mod units;
+
+pub use open::KernelRequest;
+pub use tree::Kernel;

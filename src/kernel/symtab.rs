@@ -131,8 +131,18 @@ impl SymbolTable {
 /// of C code, so their union changes no position.
 pub fn dropped_by_kallsyms(name: &str) -> bool {
     const PREFIXES: [&str; 12] = [
-        "$", ".L", "__efistub_", "__pi_$", "__pi_.L", "__kvm_nvhe_$", "__kvm_nvhe_.L", "__kcfi_typeid_", "__crc_",
-        "__kstrtab_", "__kstrtabns_", "__mod_device_table__",
+        "$",
+        ".L",
+        "__efistub_",
+        "__pi_$",
+        "__pi_.L",
+        "__kvm_nvhe_$",
+        "__kvm_nvhe_.L",
+        "__kcfi_typeid_",
+        "__crc_",
+        "__kstrtab_",
+        "__kstrtabns_",
+        "__mod_device_table__",
     ];
     const NAMES: [&str; 3] = ["L0", "_SDA_BASE_", "_SDA2_BASE_"];
     let numbered = |prefix: &str| {
@@ -158,7 +168,13 @@ mod tests {
     /// Positions are 0 when unique and count from 1 otherwise; init twins in front make one unusable in modules.
     #[test]
     fn positions() {
-        let list = vec![symbol("a", 1, false), symbol("b", 2, true), symbol("b", 3, false), symbol("c", 4, false), symbol("c", 5, true)];
+        let list = vec![
+            symbol("a", 1, false),
+            symbol("b", 2, true),
+            symbol("b", 3, false),
+            symbol("c", 4, false),
+            symbol("c", 5, true),
+        ];
         let table = SymbolTable::new(list, Vec::new());
         assert_eq!(table.sympos(0, true), Some(0));
         assert_eq!(table.sympos(2, false), Some(2));
@@ -169,11 +185,12 @@ mod tests {
     /// The per-cpu template inside the init range is not init data.
     #[test]
     fn init_range() {
-        let mut list: Vec<KernelSymbol> = ["__init_begin", "i", "__per_cpu_start", "p", "__per_cpu_end", "j", "__init_end", "k"]
-            .iter()
-            .enumerate()
-            .map(|(i, name)| symbol(name, 16 * i as u64, false))
-            .collect();
+        let mut list: Vec<KernelSymbol> =
+            ["__init_begin", "i", "__per_cpu_start", "p", "__per_cpu_end", "j", "__init_end", "k"]
+                .iter()
+                .enumerate()
+                .map(|(i, name)| symbol(name, 16 * i as u64, false))
+                .collect();
         SymbolTable::mark_init(&mut list);
         let init: Vec<&str> = list.iter().filter(|s| s.init).map(|s| s.name.as_str()).collect();
         assert_eq!(init, ["__init_begin", "i", "__per_cpu_end", "j"]);
@@ -182,7 +199,15 @@ mod tests {
     /// Names that kallsyms drops do not count; C names that merely look alike do.
     #[test]
     fn dropped() {
-        assert!(dropped_by_kallsyms(".LC0") && dropped_by_kallsyms("__crc_printk") && dropped_by_kallsyms("__UNIQUE_ID_modinfo_12"));
-        assert!(!dropped_by_kallsyms("__pfx_foo") && !dropped_by_kallsyms("__UNIQUE_ID_modinfo_a") && !dropped_by_kallsyms("crc_"));
+        assert!(
+            dropped_by_kallsyms(".LC0")
+                && dropped_by_kallsyms("__crc_printk")
+                && dropped_by_kallsyms("__UNIQUE_ID_modinfo_12")
+        );
+        assert!(
+            !dropped_by_kallsyms("__pfx_foo")
+                && !dropped_by_kallsyms("__UNIQUE_ID_modinfo_a")
+                && !dropped_by_kallsyms("crc_")
+        );
     }
 }

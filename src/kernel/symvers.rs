@@ -85,8 +85,7 @@ fn parse_line(line: &str) -> Result<(String, Export), String> {
     if !kind.starts_with("EXPORT_") {
         return Err(format!("`{kind}` is not an export kind"));
     }
-    let export =
-        Export { object: module_name(object), kind: kind.to_owned(), namespace: namespace.to_owned(), crc };
+    let export = Export { object: module_name(object), kind: kind.to_owned(), namespace: namespace.to_owned(), crc };
     Ok((name.to_owned(), export))
 }
 

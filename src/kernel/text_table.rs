@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::symtab::{Binding, Kind, KernelSymbol, SymbolTable};
+use super::symtab::{Binding, KernelSymbol, Kind, SymbolTable};
 
 /// vmlinux's table and, from a dump, those of the modules that were loaded.
 #[derive(Debug, Default)]
