@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod diff;
 pub mod elf;
+pub mod emit;
 pub mod error;
 pub mod kernel;
 pub mod patch;

@@ -204,6 +204,17 @@ impl<'o> Side<'o> {
         special::rule(self.section_name(id))
     }
 
+    /// All anonymous atoms that touch this one, in order: a table that is also pointed into its middle was
+    /// cut there, and must stay in one piece when it is carried.
+    pub fn anonymous_run(&self, id: AtomId) -> Vec<AtomId> {
+        let all = &self.of_section[self.atom(id).section.index()];
+        let at = all.iter().position(|a| *a == id).unwrap_or(0);
+        let anonymous = |i: &usize| self.atom(all[*i]).kind == Kind::Anonymous;
+        let first = (0..at).rev().take_while(anonymous).last().unwrap_or(at);
+        let last = (at..all.len()).take_while(anonymous).last().unwrap_or(at);
+        all[first..=last].to_vec()
+    }
+
     /// The atom that covers this place, or the last one that ends there.
     pub fn find(&self, section: SectionId, offset: i64) -> Option<AtomId> {
         let ids = &self.of_section[section.index()];

@@ -132,21 +132,10 @@ impl Walk<'_, '_> {
         self.out.atoms.push(id);
         if self.side().atom(id).kind == Kind::Anonymous && self.side().rule(id).is_none() {
             // A table that is also pointed into its middle was cut there: keep the run in one piece.
-            for neighbour in self.run(id) {
+            for neighbour in self.side().anonymous_run(id) {
                 self.take(neighbour);
             }
         }
-    }
-
-    /// All anonymous atoms that touch this one.
-    fn run(&self, id: AtomId) -> Vec<AtomId> {
-        let side = self.side();
-        let all = &side.of_section[side.atom(id).section.index()];
-        let at = all.iter().position(|a| *a == id).unwrap_or(0);
-        let anonymous = |i: &usize| side.atom(all[*i]).kind == Kind::Anonymous;
-        let first = (0..at).rev().take_while(anonymous).last().unwrap_or(at);
-        let last = (at..all.len()).take_while(anonymous).last().unwrap_or(at);
-        all[first..=last].to_vec()
     }
 
     fn follow(&mut self, atom: AtomId) {
@@ -231,7 +220,6 @@ impl Walk<'_, '_> {
 
     /// A reference to what the kernel has: by the original's name.
     fn kernel_owned(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
-        let side = self.side();
         let Some(twin) = self.diff.twins.backward.get(&target).copied() else {
             if let Some(candidates) = self.diff.twins.ambiguous.get(&target) {
                 return Err(Box::new(self.ambiguous(from, target, candidates)));
