@@ -199,7 +199,7 @@ impl Parser<'_> {
             if self.is_header(self.at) {
                 return self.file(git);
             }
-            let mut name = |prefix: &str| line.strip_prefix(prefix.as_bytes()).map(header::bare);
+            let name = |prefix: &str| line.strip_prefix(prefix.as_bytes()).map(header::bare);
             if let Some(path) = name("rename from ") {
                 git.rename.0 = self.named(path);
             } else if let Some(path) = name("rename to ") {
