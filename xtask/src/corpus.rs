@@ -129,8 +129,8 @@ pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
 pub fn read() -> Result<Vec<Item>> {
     let dir = dirs::root().join("tests/patches");
     let expectations = dir.join("expect.toml");
-    let mut entries = parse(&dirs::read(&expectations)?)
-        .with_context(|| format!("failed to read `{}`", expectations.display()))?;
+    let mut entries =
+        parse(&dirs::read(&expectations)?).with_context(|| format!("failed to read `{}`", expectations.display()))?;
     let mut items = Vec::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)?.flatten().map(|e| e.path()).collect();
     files.sort();
@@ -194,8 +194,8 @@ mod tests {
     fn functions_are_compared_exactly() {
         let e = entry("expect = \"patch\"\nchanged.vmlinux = [\"a\"]\nmay.vmlinux = [\"b\"]\n");
         let report = |changed| Report { status: Some(0), changed, ..Report::default() };
-        assert_eq!(e.differences(&report(names("vmlinux", &["a"]))), [String::new(); 0]);
-        assert_eq!(e.differences(&report(names("vmlinux", &["a", "b"]))), [String::new(); 0]);
+        assert_eq!(e.differences(&report(names("vmlinux", &["a"]))), Vec::<String>::new());
+        assert_eq!(e.differences(&report(names("vmlinux", &["a", "b"]))), Vec::<String>::new());
         assert_eq!(e.differences(&report(names("vmlinux", &["a", "c"]))).len(), 1);
         assert_eq!(e.differences(&report(names("ext4", &["a"]))).len(), 1);
         assert_eq!(e.differences(&report(ByObject::new())).len(), 1);
@@ -206,7 +206,7 @@ mod tests {
     fn refusals_are_compared_exactly() {
         let e = entry("expect = \"refuse\"\nreasons = [\"init-section\"]\n");
         let report = |status, reason: &str| Report { status, reasons: [reason.to_owned()].into(), ..Report::default() };
-        assert_eq!(e.differences(&report(Some(1), "init-section")), [String::new(); 0]);
+        assert_eq!(e.differences(&report(Some(1), "init-section")), Vec::<String>::new());
         assert_eq!(e.differences(&report(Some(1), "data-changed")).len(), 1);
         assert_eq!(e.differences(&report(Some(2), "init-section")).len(), 1);
         assert_eq!(e.differences(&report(None, "init-section")).len(), 1);

@@ -37,7 +37,8 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let patch = dirs::root().join("examples/meminfo.patch");
     let mut options = kernel.options();
     options.extend(["--output".into(), module.display().to_string(), patch.display().to_string()]);
-    println!("    klp-build {}", options.join(" \\\n        "));
+    let lines: Vec<String> = options.chunks(2).map(|pair| pair.join(" ")).collect();
+    println!("    klp-build {}", lines.join(" \\\n        "));
     timed("build the livepatch", || {
         let status = Command::new(&klp_build).args(&options).status().context("failed to run `klp-build`")?;
         ensure!(status.success(), "failed to build the livepatch: {status}");
@@ -50,7 +51,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
          echo '@@before the livepatch'; uname -sr; {SHOW}\n\
          echo 'klp-case begin demo' > /dev/kmsg\n\
          echo '@@livepatch loaded'; load /livepatch-meminfo.ko || exit 1\n\
-         cd /sys/kernel/livepatch; grep . */enabled; cd /; {SHOW}\n\
+         cd /sys/kernel/livepatch; grep -H . */enabled; cd /; {SHOW}\n\
          echo '@@livepatch disabled and removed'; unload /livepatch-meminfo.ko || exit 1\n\
          ls /sys/kernel/livepatch; {SHOW}\n\
          echo 'klp-case end demo' > /dev/kmsg\n"

@@ -181,7 +181,14 @@ fn fingerprint(kernel: &Kernel) -> BTreeMap<PathBuf, [i64; 6]> {
     for top in [&kernel.source, &kernel.objdir] {
         for entry in WalkDir::new(top).into_iter().flatten() {
             if let Ok(meta) = entry.metadata() {
-                let facts = [meta.len() as i64, meta.mode().into(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+                let facts = [
+                    meta.len() as i64,
+                    meta.mode().into(),
+                    meta.mtime(),
+                    meta.mtime_nsec(),
+                    meta.ctime(),
+                    meta.ctime_nsec(),
+                ];
                 files.insert(entry.into_path(), facts);
             }
         }
@@ -207,7 +214,7 @@ mod tests {
             files.iter().map(|(name, time)| (PathBuf::from(name), [0, 0, 0, 0, *time, 0])).collect()
         };
         let before = tree(&[("a", 1), ("b", 1), ("c", 1)]);
-        assert_eq!(differing(&before, &before), [String::new(); 0]);
+        assert_eq!(differing(&before, &before), Vec::<String>::new());
         assert_eq!(differing(&before, &tree(&[("a", 1), ("b", 2), ("d", 1)])), ["b", "c", "d"]);
     }
 }
