@@ -28,8 +28,11 @@ use anyhow::{Result, bail};
 /// What a task gets: the words after its name.
 type Args<'a> = &'a [String];
 
+/// A task's function.
+type Task = fn(Args<'_>) -> Result<()>;
+
 /// Name, function, and the line that `cargo xtask help` prints.
-const TASKS: &[(&str, fn(Args<'_>) -> Result<()>, &str)] = &[
+const TASKS: &[(&str, Task, &str)] = &[
     (
         "demo",
         demo::run,
