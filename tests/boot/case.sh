@@ -8,7 +8,7 @@
 
 # Polls a condition for up to 60 s of guest time.
 wait_for() {
-    tries=600
+    local tries=600
     while ! eval "$1"; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || { echo "timeout waiting for: $1"; return 1; }
@@ -17,10 +17,10 @@ wait_for() {
 }
 
 step() { # NAME COMMAND...
-    name=$1
+    local step_name=$1
     shift
     "$@" 2>&1
-    echo "@@step $name $?"
+    echo "@@step $step_name $?"
 }
 
 expect_not() { # FILE
@@ -34,14 +34,14 @@ module_name() { basename "$1" .ko | tr - _; }
 
 load() { # FILE
     insmod "$1" || return 1
-    klp=/sys/kernel/livepatch/$(module_name "$1")
+    local klp=/sys/kernel/livepatch/$(module_name "$1")
     [ -d "$klp" ] || { echo "no $klp"; return 1; }
     wait_for "[ \"\$(cat $klp/transition)\" = 0 ]" && [ "$(cat "$klp/enabled")" = 1 ]
 }
 
 unload() { # FILE
-    name=$(module_name "$1")
-    klp=/sys/kernel/livepatch/$name
+    local name=$(module_name "$1")
+    local klp=/sys/kernel/livepatch/$name
     if [ -d "$klp" ]; then
         echo 0 > "$klp/enabled" || return 1
         wait_for "[ ! -d $klp ]" || return 1
@@ -52,13 +52,12 @@ unload() { # FILE
 }
 
 run_case() { # DIRECTORY
-    dir=$1
+    local dir=$1 file files=""
     echo "@@case $(basename "$dir")"
     echo "klp-case begin $(basename "$dir")" > /dev/kmsg
     [ -f "$dir/setup" ] && step setup sh "$dir/setup"
     [ -f "$dir/smoke" ] && step smoke-before sh "$dir/smoke"
     [ -f "$dir/observe" ] && step observe-before expect_not "$dir/observe"
-    files=""
     while read -r file; do
         step load load "$file"
         files="$file $files"

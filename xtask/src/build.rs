@@ -1,14 +1,19 @@
 //! The repository's own programs, built: the path of `klp-build` for those that run it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::dirs;
 
-/// Builds klp-build as users get it and says where it is.
+/// Builds klp-build as users get it and says where it is. `KLP_BUILD` in the environment names another one, to try
+/// a build of somebody else's on the same patches.
 pub fn klp_build() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KLP_BUILD") {
+        eprintln!("using {} as KLP_BUILD says", Path::new(&path).display());
+        return Ok(PathBuf::from(path));
+    }
     let sh = Shell::new()?;
     sh.change_dir(dirs::root());
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());

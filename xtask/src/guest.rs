@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use crate::kernel::{Kernel, load_order};
 use crate::vm::{Guest, Run};
 
-const CASE: &str = include_str!("../../tests/boot/case.sh");
+/// The guest's half: `load`, `unload`, `run_case`.
+pub const CASE: &str = include_str!("../../tests/boot/case.sh");
 
 /// What the kernel must not say while a livepatch comes, works and goes.
 const ALARMS: &[&str] = &[
@@ -83,7 +84,11 @@ impl CaseResult {
     /// One line for the table; why, if it failed.
     pub fn summary(&self) -> String {
         if self.passed() {
-            return format!("{}: ok ({})", self.name, self.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "));
+            return format!(
+                "{}: ok ({})",
+                self.name,
+                self.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
+            );
         }
         let mut why = Vec::new();
         for step in self.steps.iter().filter(|s| s.status != 0) {
@@ -176,8 +181,14 @@ fn judge(name: &str, run: &Run) -> CaseResult {
             output.push('\n');
         }
     }
+    let (ended, alarms) = alarms(name, &run.console);
+    CaseResult { name: name.to_owned(), steps, alarms, ended }
+}
+
+/// Whether the log has the end of a case, and the lines of the case that must not be there.
+pub fn alarms(name: &str, console: &str) -> (bool, Vec<String>) {
     let (mut inside, mut ended, mut alarms) = (false, false, Vec::new());
-    for line in run.console.lines() {
+    for line in console.lines() {
         if line.ends_with(&format!("klp-case begin {name}")) {
             inside = true;
         } else if line.ends_with(&format!("klp-case end {name}")) {
@@ -187,7 +198,7 @@ fn judge(name: &str, run: &Run) -> CaseResult {
             alarms.push(line.trim().to_owned());
         }
     }
-    CaseResult { name: name.to_owned(), steps, alarms, ended }
+    (ended, alarms)
 }
 
 fn alarming(line: &str) -> bool {

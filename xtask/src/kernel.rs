@@ -17,14 +17,24 @@ use crate::sources::Suite;
 use crate::{Args, guest};
 
 /// What compiling a kernel, or a module for one, takes.
-pub const BUILD_PACKAGES: &[&str] =
-    &["gcc-12", "gcc", "make", "flex", "bison", "bc", "libelf-dev", "libssl-dev", "perl", "kmod", "xz-utils", "binutils"];
+pub const BUILD_PACKAGES: &[&str] = &[
+    "gcc-12",
+    "gcc",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "libelf-dev",
+    "libssl-dev",
+    "perl",
+    "kmod",
+    "xz-utils",
+    "binutils",
+];
 
 /// A kernel that is ready to be patched and booted.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// Its name in the table.
-    pub name: &'static str,
     /// `uname -r`.
     pub release: String,
     /// Source tree; never written to.
@@ -158,7 +168,6 @@ fn build(spec: &Spec, source: &Path, fragment: &Path) -> Result<Kernel> {
     dirs::write(&done, stamp)?;
     let release = dirs::read(&objdir.join("include/config/kernel.release"))?.trim().to_owned();
     Ok(Kernel {
-        name: spec.name,
         release,
         source: source.to_path_buf(),
         image: objdir.join("arch/x86/boot/bzImage"),
@@ -243,7 +252,8 @@ fn built_by_hand(objdir: &Path, done: &Path, fragment: &str) -> bool {
     if done.exists() {
         return false;
     }
-    let parts = [".config", "vmlinux", "Module.symvers", "modules.order", "arch/x86/boot/bzImage"].map(|p| objdir.join(p));
+    let parts =
+        [".config", "vmlinux", "Module.symvers", "modules.order", "arch/x86/boot/bzImage"].map(|p| objdir.join(p));
     let Ok(config) = dirs::read(&parts[0]) else { return false };
     let modules = dirs::read(&parts[3]).unwrap_or_default();
     let kos = modules.lines().map(|l| objdir.join(l.strip_suffix(".o").unwrap_or(l)).with_extension("ko"));
@@ -283,7 +293,6 @@ fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -
     let root = dest;
     let objdir = root.join(format!("usr/src/linux-headers-{release}"));
     let kernel = Kernel {
-        name: spec.name,
         source: root.join("usr/src").join(source),
         image: root.join(format!("boot/vmlinuz-{release}")),
         modules: root.join(format!("lib/modules/{release}")),
@@ -384,6 +393,9 @@ mod tests {
     #[test]
     fn version_file_name() {
         let dest = Path::new("/c/src/linux-source-7.3");
-        assert_eq!(dest.with_extension(version_suffix("linux-source-7.3")), Path::new("/c/src/linux-source-7.3.version"));
+        assert_eq!(
+            dest.with_extension(version_suffix("linux-source-7.3")),
+            Path::new("/c/src/linux-source-7.3.version")
+        );
     }
 }

@@ -28,9 +28,16 @@ use anyhow::{Result, bail};
 /// What a task gets: the words after its name.
 type Args<'a> = &'a [String];
 
+/// A task's function.
+type Task = fn(Args<'_>) -> Result<()>;
+
 /// Name, function, and the line that `cargo xtask help` prints.
-const TASKS: &[(&str, fn(Args<'_>) -> Result<()>, &str)] = &[
-    ("demo", demo::run, "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it"),
+const TASKS: &[(&str, Task, &str)] = &[
+    (
+        "demo",
+        demo::run,
+        "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it",
+    ),
     ("test", test::run, "pass all tests; --quick stops before the kernels, --long adds the slow kernels"),
     ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
