@@ -6,6 +6,8 @@ pub mod codec;
 pub mod compiler;
 pub mod config;
 pub mod elf_table;
+pub mod image;
+pub mod kallsyms_image;
 pub mod locate;
 mod not_built;
 pub mod open;

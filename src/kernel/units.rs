@@ -201,7 +201,15 @@ fn target_of(file: &CmdFile) -> PathBuf {
 }
 
 /// `-D__KERNEL__` is on every compile of kernel code (Makefile, KBUILD_CPPFLAGS), and on nothing else.
+///
+/// What modpost and the link make for themselves (`ext4.mod.o`, `.vmlinux.export.o`, the version string)
+/// is made anew for every module and image and holds no code of the patch.
 fn is_kernel_code(file: &CmdFile) -> bool {
+    let target = target_of(file);
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with('.') || name.ends_with(".mod.o") || name == "version-timestamp.o" {
+        return false;
+    }
     let main = file.deps.first().map(String::as_str).unwrap_or_default();
     main.ends_with(".rs") || file.commands.iter().flatten().any(|argument| argument == "-D__KERNEL__")
 }
