@@ -12,7 +12,7 @@
 //!    each relative to its own place (7.x, `_text - . + n`). With per-cpu symbols absolute, negative
 //!    offsets count down from the base. The right one is the one that gives a rising list that has `_text`.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use memchr::memmem;
 
 use super::image::Image;

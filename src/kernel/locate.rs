@@ -176,7 +176,10 @@ impl<'a> Locator<'a> {
             .iter()
             .filter_map(|i| {
                 let run = self.run(*i);
-                let anchored = run.clone().any(|k| k != *i && self.table.named(&self.symbol(k).name).len() == 1);
+                let anchored = run.clone().any(|k| {
+                    let name = self.symbol(k).name.as_str();
+                    name != wanted.name && self.names.contains(name) && self.table.named(name).len() == 1
+                });
                 anchored.then_some((*i, run.start < *i && *i + 1 < run.end))
             })
             .collect();
