@@ -163,6 +163,12 @@ pub fn normalize(path: &Path) -> PathBuf {
 /// `source` and `objdir` are absolute; the path is relative to `objdir` unless absolute. With `O=` below the
 /// source tree generated files come out as `build/include/generated/...`, which no patch touches.
 pub fn source_relative(path: &str, objdir: &Path, source: &Path) -> PathBuf {
+    // Header patches ask for millions of these; most paths are plain.
+    if !path.contains("/.")
+        && let Some(relative) = source.to_str().and_then(|source| path.strip_prefix(source)?.strip_prefix('/'))
+    {
+        return PathBuf::from(relative);
+    }
     let absolute = normalize(&objdir.join(path));
     match absolute.strip_prefix(source) {
         Ok(relative) => relative.to_owned(),

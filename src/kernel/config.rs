@@ -49,6 +49,11 @@ impl Config {
         self.values.get(name.strip_prefix("CONFIG_").unwrap_or(name)).map(String::as_str)
     }
 
+    /// Names of all options that are set, without their prefix.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
     /// Whether the option is built in.
     pub fn is_y(&self, name: &str) -> bool {
         self.get(name) == Some("y")

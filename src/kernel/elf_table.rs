@@ -12,7 +12,6 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use goblin::container::Ctx;
 use goblin::elf::{Elf, SectionHeader, Sym, header, section_header as sh, sym};
-use goblin::strtab::Strtab;
 
 use super::codec;
 use super::symtab::{Binding, KernelSymbol, Kind, SymbolTable, dropped_by_kallsyms};
@@ -107,13 +106,14 @@ impl RawTable {
         keep: impl Fn(&SectionHeader) -> bool,
         init: impl Fn(&str) -> bool,
     ) -> (Vec<KernelSymbol>, Vec<String>) {
-        let section_names = Strtab::new(&self.section_names, 0);
-        let sections: Vec<(bool, bool)> =
-            self.sections.iter().map(|s| (keep(s), section_names.get_at(s.sh_name).is_some_and(&init))).collect();
-        let names = Strtab::new(&self.names, 0);
+        let sections: Vec<(bool, bool)> = self
+            .sections
+            .iter()
+            .map(|s| (keep(s), string(&self.section_names, s.sh_name).is_some_and(&init)))
+            .collect();
         let (mut symbols, mut files) = (Vec::new(), Vec::<String>::new());
         for (i, symbol) in self.symbols.iter().enumerate() {
-            let name = names.get_at(symbol.st_name).unwrap_or_default();
+            let name = string(&self.names, symbol.st_name).unwrap_or_default();
             let bind = sym::st_bind(symbol.st_info);
             let kind = match sym::st_type(symbol.st_info) {
                 sym::STT_FILE => {
@@ -152,6 +152,12 @@ impl RawTable {
         }
         (symbols, files)
     }
+}
+
+/// The text at an offset of a string table.
+fn string(table: &[u8], offset: usize) -> Option<&str> {
+    let rest = table.get(offset..)?;
+    std::str::from_utf8(&rest[..memchr::memchr(0, rest)?]).ok()
 }
 
 fn read_at(file: &mut (impl Read + Seek), offset: u64, size: u64, length: u64) -> Result<Vec<u8>> {

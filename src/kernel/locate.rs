@@ -7,8 +7,8 @@
 //!  2. file group: vmlinux and modules have STT_FILE symbols; of the groups with the unit's base name the one
 //!     whose locals are the unit's locals (hundreds of `main.c`, each with its own `init`);
 //!  3. neighbourhood, for tables without groups: a unit's functions lie together in address order, so
-//!     the right `show` has the unit's other functions around it;
-//!  4. size, when exactly one candidate has the unit's;
+//!     the right `show` has the unit's other functions around it, one of them in no other unit;
+//!  4. size, when exactly one candidate can have the unit's;
 //!  5. else ambiguous, with all candidates.
 
 use std::collections::{HashMap, HashSet};
@@ -118,7 +118,7 @@ impl<'a> Locator<'a> {
 
     /// Finds one symbol of the unit.
     pub fn locate(&self, wanted: &Wanted<'_>) -> Location {
-        let symbol = |index: u32| &self.table.symbols[index as usize];
+        let symbol = |index| self.symbol(index);
         let local = wanted.binding == Binding::Local;
         let mut candidates: Vec<u32> = self
             .table
@@ -131,11 +131,11 @@ impl<'a> Locator<'a> {
         if local && !self.table.files.is_empty() {
             candidates.retain(|i| symbol(*i).file.is_some_and(|file| self.groups.contains(&file)));
             by = Evidence::FileGroup;
-        } else if candidates.len() > 1 {
-            if let Some(best) = self.best_neighbourhood(&candidates, wanted) {
-                candidates = vec![best];
-                by = Evidence::Neighbours;
-            }
+        } else if candidates.len() > 1
+            && let Some(best) = self.best_neighbourhood(&candidates, wanted)
+        {
+            candidates = vec![best];
+            by = Evidence::Neighbours;
         }
         if candidates.len() > 1 {
             let fitting: Vec<u32> = candidates.iter().copied().filter(|i| self.size_fits(*i, wanted.size)).collect();
@@ -167,51 +167,64 @@ impl<'a> Locator<'a> {
         untold || (symbol.binding == Binding::Local) == local
     }
 
-    /// The candidate that lies among the unit's other symbols while no other does.
+    /// The only candidate in a run of the unit's symbols that also holds one that no other unit has.
     ///
-    /// When another one has some of them around it too (a copied driver), size must agree with the choice.
+    /// Such an anchor is needed: `__quirk.0` lies among names that other units have too. A candidate at the edge
+    /// of the run may be the first symbol of the next unit, so there the size must be right as well.
     fn best_neighbourhood(&self, candidates: &[u32], wanted: &Wanted<'_>) -> Option<u32> {
-        let mut runs: Vec<(usize, u32)> = candidates.iter().map(|i| (self.run(*i), *i)).collect();
-        runs.sort_by_key(|(run, _)| std::cmp::Reverse(*run));
-        let [(best, index), (second, _), ..] = runs[..] else { return None };
-        if best < 2 || best == second {
-            return None;
+        let anchored: Vec<(u32, bool)> = candidates
+            .iter()
+            .filter_map(|i| {
+                let run = self.run(*i);
+                let anchored = run.clone().any(|k| {
+                    let name = self.symbol(k).name.as_str();
+                    name != wanted.name && self.names.contains(name) && self.table.named(name).len() == 1
+                });
+                anchored.then_some((*i, run.start < *i && *i + 1 < run.end))
+            })
+            .collect();
+        match anchored[..] {
+            [(index, enclosed)] => (enclosed || self.gap_is(index, wanted.size)).then_some(index),
+            _ => None,
         }
-        let contested = runs[1..].iter().any(|(run, i)| *run > 1 && self.size_fits(*i, wanted.size));
-        (!contested && (second < 2 || self.size_fits(index, wanted.size))).then_some(index)
     }
 
-    /// How many of the unit's symbols lie around this one without a stranger in between, itself included.
-    fn run(&self, index: u32) -> usize {
-        let symbols = &self.table.symbols;
-        let mut seen = HashSet::from([symbols[index as usize].name.as_str()]);
-        let mut walk = |list: &mut dyn Iterator<Item = &'a KernelSymbol>| {
-            for symbol in list {
-                let name = symbol.name.strip_prefix("__pfx_").or_else(|| symbol.name.strip_prefix("__cfi_"));
-                let name = name.unwrap_or(&symbol.name);
-                if !self.names.contains(name) {
-                    break;
-                }
-                seen.insert(name);
-            }
+    /// The symbols around this one that have names of the unit, without a stranger in between.
+    fn run(&self, index: u32) -> std::ops::Range<u32> {
+        let ours = |i: &u32| {
+            let name = self.symbol(*i).name.as_str();
+            let name = name.strip_prefix("__pfx_").or_else(|| name.strip_prefix("__cfi_")).unwrap_or(name);
+            self.names.contains(name)
         };
-        walk(&mut symbols[..index as usize].iter().rev());
-        walk(&mut symbols[index as usize + 1..].iter());
-        seen.len()
+        let start = (0..index).rev().take_while(ours).last().unwrap_or(index);
+        let end = (index + 1..self.table.symbols.len() as u32).take_while(ours).last().unwrap_or(index);
+        start..end + 1
     }
 
-    /// Whether the kernel's symbol can have this size: the same where the table has sizes, else the distance to
-    /// the next symbol, less what alignment and call padding may add.
-    fn size_fits(&self, index: u32, size: Option<u64>) -> bool {
+    fn symbol(&self, index: u32) -> &'a KernelSymbol {
+        &self.table.symbols[index as usize]
+    }
+
+    /// Distance to the next address.
+    fn gap(&self, index: u32) -> Option<u64> {
+        let address = self.symbol(index).address;
+        let next = self.table.symbols[index as usize..].iter().find(|s| s.address > address)?;
+        Some(next.address - address)
+    }
+
+    /// Whether the distance to the next symbol is the size and what alignment and call padding may add.
+    fn gap_is(&self, index: u32, size: Option<u64>) -> bool {
         const PADDING: u64 = 64;
-        let symbol = &self.table.symbols[index as usize];
-        match (size, symbol.size) {
+        size.zip(self.gap(index)).is_some_and(|(size, gap)| (size..size + PADDING).contains(&gap))
+    }
+
+    /// Whether the kernel's symbol can have this size: the same where the table has sizes, else not more than
+    /// the distance to the next symbol (alignment may add any amount).
+    fn size_fits(&self, index: u32, size: Option<u64>) -> bool {
+        match (size, self.symbol(index).size) {
             (None, _) => true,
             (Some(wanted), Some(size)) => wanted == size,
-            (Some(wanted), None) => {
-                let next = self.table.symbols[index as usize..].iter().find(|s| s.address > symbol.address);
-                next.is_none_or(|next| (wanted..wanted + PADDING).contains(&(next.address - symbol.address)))
-            }
+            (Some(wanted), None) => self.gap(index).is_none_or(|gap| wanted <= gap),
         }
     }
 }

@@ -1,18 +1,18 @@
 //! From what the user named to a [`Kernel`]: everything that is wrong with it is said at once, with advice.
 //!
-//! A person may stand in the source tree, in a build directory, or name either; kbuild leaves a `source` link
-//! and a Makefile that includes the source's in every `O=` directory (Makefile, `outputmakefile`), and that is
-//! what tells them apart. Which tree the compile commands were made from matters: their paths are absolute.
+//! First the parts are found ([`super::parts`], [`super::release`]), then each is read and checked, and only
+//! when nothing is wrong a private build directory is prepared, where one is needed.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::abi::Abi;
-use super::cmd::normalize;
 use super::compiler::Compiler;
 use super::config::Config;
+use super::configured::{self, Recipe};
+use super::parts::{self, Parts, Problems};
+use super::release;
 use super::symvers::Symvers;
 use super::tree::{Kernel, find_modules, modules_of_build};
 use crate::error::{Refusal, Refused};
@@ -42,50 +42,94 @@ pub struct KernelRequest {
     pub jobs: usize,
 }
 
-/// What is wrong with the inputs, all of it: (what, what to do).
-#[derive(Debug, Default)]
-pub struct Problems(pub Vec<(String, String)>);
-
-impl Problems {
-    fn add(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.0.push((what.into(), advice.into()));
-    }
-
-    /// Takes a value, or notes why there is none.
-    fn take<T>(&mut self, result: Result<T>, advice: &str) -> Option<T> {
-        result.map_err(|error| self.add(format!("{error:#}"), advice)).ok()
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (what, advice)) in self.0.iter().enumerate() {
-            let separator = if i == 0 { "" } else { "\n" };
-            write!(f, "{separator}{what}\n  {advice}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
-
 impl Kernel {
-    /// Reads the kernel that the request names.
+    /// Reads the kernel that the request names, and prepares a private build directory when it is not built.
     pub fn open(request: &KernelRequest) -> Result<Kernel> {
-        let (source, objdir) = directories(request)?;
+        let parts = match &request.release {
+            Some(release) => release::of_release(request, release.as_deref())?,
+            None => parts::of_tree(request)?,
+        };
+        let make_vars = make_variables(&request.make_vars);
+        let jobs = match request.jobs {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            jobs => jobs,
+        };
+        let facts = Facts::read(&parts, &make_vars)?;
+        let private = match &parts.built {
+            Some(_) => None,
+            None => Some(configured::prepare(Recipe {
+                source: &parts.source,
+                config_text: &facts.config_text,
+                config: &facts.config,
+                symvers: &parts.symvers,
+                compiler: &facts.compiler,
+                make_vars: &make_vars,
+                release: parts.release.as_deref(),
+                jobs,
+            })?),
+        };
+        let (source, objdir) = match (&private, parts.built) {
+            (Some(private), _) => (private.source.clone(), private.objdir.clone()),
+            (None, built) => (parts.source.clone(), built.unwrap_or(parts.source)),
+        };
+        let release = match parts.release {
+            Some(release) => release,
+            None => read(&objdir.join("include/config/kernel.release"))?.trim().to_owned(),
+        };
+        let built = if private.is_some() { None } else { modules_of_build(&objdir) };
+        let module_names = built.as_ref().map(|modules| modules.keys().cloned().collect());
+        let module_files = match &parts.modules {
+            Some(dir) => find_modules(dir),
+            None => built.unwrap_or_default(),
+        };
+        Ok(Kernel {
+            module_build_dir: parts.headers.unwrap_or_else(|| objdir.clone()),
+            image: parts.image,
+            jobs,
+            source,
+            objdir,
+            release,
+            config: facts.config,
+            symvers: facts.symvers,
+            symvers_path: parts.symvers,
+            abi: facts.abi,
+            compiler: facts.compiler,
+            make_vars,
+            symbol_source: facts.symbols,
+            module_files,
+            module_names,
+            private,
+            tables: Default::default(),
+            text_tables: Default::default(),
+        })
+    }
+}
+
+/// What the parts say.
+struct Facts {
+    config_text: String,
+    config: Config,
+    abi: Abi,
+    symvers: Symvers,
+    symbols: PathBuf,
+    compiler: Compiler,
+}
+
+impl Facts {
+    /// Reads and checks all parts; problems come before refusals, and neither hides the other.
+    fn read(parts: &Parts, make_vars: &[(String, String)]) -> Result<Facts> {
         let mut problems = Problems::default();
         let mut refusals: Vec<Refusal> = Vec::new();
-        let make_vars = make_variables(&request.make_vars);
-
-        let config_path = request.config.clone().unwrap_or_else(|| objdir.join(".config"));
         let config = problems.take(
-            read(&config_path).and_then(|text| {
-                Config::parse(&text).with_context(|| format!("failed to parse `{}`", config_path.display()))
+            read(&parts.config).and_then(|text| {
+                let config =
+                    Config::parse(&text).with_context(|| format!("failed to parse `{}`", parts.config.display()))?;
+                Ok((text, config))
             }),
             "configure the tree first, or name the kernel's configuration with --config",
         );
-        let header = source.join("include/linux/livepatch.h");
-        let abi = config.as_ref().and_then(|config| {
+        let header = parts.source.join("include/linux/livepatch.h");
+        let abi = config.as_ref().and_then(|(_, config)| {
             let abi = read(&header).and_then(|text| {
                 Abi::parse(&text, config).with_context(|| format!("failed to understand `{}`", header.display()))
             });
@@ -95,139 +139,43 @@ impl Kernel {
             }
             problems.take(abi, "klp-build reads the livepatch interface from this header; is the source tree complete?")
         });
-        let symvers_path = request.symvers.clone().unwrap_or_else(|| objdir.join("Module.symvers"));
-        let symvers =
-            problems.take(Symvers::read(&symvers_path), "build the kernel first, or name the file with --symvers");
-        let symbol_source = request
-            .symbols
-            .clone()
-            .or_else(|| ["vmlinux", "System.map"].iter().map(|name| objdir.join(name)).find(|path| path.is_file()));
-        if symbol_source.is_none() {
+        let symvers = problems.take(
+            Symvers::read(&parts.symvers),
+            "build the kernel first, or name the Module.symvers of the kernel that runs with --symvers",
+        );
+        if parts.symbols.is_none() {
             problems.add(
-                format!("no symbols: neither `vmlinux` nor `System.map` is in `{}`", objdir.display()),
-                "build the kernel first, or name its symbols with --symbols",
+                "no symbols of the kernel: neither `vmlinux` nor `System.map` is in the build directory",
+                "build the kernel first, or name its symbols with --symbols or its image with --image",
             );
         }
-        let release = problems.take(
-            read(&objdir.join("include/config/kernel.release")).map(|text| text.trim().to_owned()),
-            "the build directory was not prepared; build the kernel first",
-        );
-        let compiler = config.as_ref().and_then(|config| {
+        let compiler = config.as_ref().and_then(|(_, config)| {
             refusals.extend(config.refusals());
-            let compiler = Compiler::choose(config, |name| variable(&make_vars, name));
+            let compiler = Compiler::choose(config, |name| variable(make_vars, name));
             let compiler =
                 problems.take(compiler, "install the compiler that built the kernel, or name it with CC=")?;
             refusals.extend(compiler.refusal(config));
             Some(compiler)
         });
-        for path in [&request.image, &request.symbols].into_iter().flatten().filter(|path| !path.is_file()) {
+        for path in [&parts.image, &parts.symbols].into_iter().flatten().filter(|path| !path.is_file()) {
             problems.add(format!("failed to find `{}`", path.display()), "check the path");
         }
-        if !problems.0.is_empty() {
-            problems.0.extend(refusals.into_iter().map(|r| (r.to_string(), r.advice)));
-            return Err(problems.into());
+        for path in parts.modules.iter().filter(|path| !path.is_dir()) {
+            problems.add(format!("failed to find the directory `{}`", path.display()), "check --modules");
         }
-        if !refusals.is_empty() {
+        if problems.0.is_empty() && !refusals.is_empty() {
             return Err(Refused(refusals).into());
         }
-        let (Some(config), Some(abi), Some(symvers), Some(symbol_source), Some(release), Some(compiler)) =
-            (config, abi, symvers, symbol_source, release, compiler)
-        else {
-            return Err(problems.into());
-        };
-        let built = modules_of_build(&objdir);
-        let module_names = built.as_ref().map(|modules| modules.keys().cloned().collect());
-        let module_files = match &request.modules {
-            Some(dir) => find_modules(dir),
-            None => built.unwrap_or_default(),
-        };
-        Ok(Kernel {
-            module_build_dir: objdir.clone(),
-            image: request.image.clone().or_else(|| Some(objdir.join("vmlinux")).filter(|path| path.is_file())),
-            jobs: match request.jobs {
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                jobs => jobs,
-            },
-            source,
-            objdir,
-            release,
-            config,
-            symvers,
-            symvers_path,
-            abi,
-            compiler,
-            make_vars,
-            symbol_source,
-            module_files,
-            module_names,
-            tables: Default::default(),
-            text_tables: Default::default(),
-        })
+        problems.0.extend(refusals.into_iter().map(|r| (r.to_string(), r.advice)));
+        match (config, abi, symvers, parts.symbols.clone(), compiler) {
+            (Some((config_text, config)), Some(abi), Some(symvers), Some(symbols), Some(compiler))
+                if problems.0.is_empty() =>
+            {
+                Ok(Facts { config_text, config, abi, symvers, symbols, compiler })
+            }
+            _ => Err(problems.into()),
+        }
     }
-}
-
-/// Source tree and build directory, absolute and canonical.
-fn directories(request: &KernelRequest) -> Result<(PathBuf, PathBuf)> {
-    let mut problems = Problems::default();
-    let canonical =
-        |path: &Path| path.canonicalize().with_context(|| format!("failed to find the directory `{}`", path.display()));
-    let named = match (&request.source, &request.objdir) {
-        (None, None) => Some(std::env::current_dir().context("failed to find the current directory")?),
-        (source, _) => source.clone(),
-    };
-    let source = named.and_then(|path| problems.take(canonical(&path), "name the kernel's source tree with -k"));
-    let objdir = request
-        .objdir
-        .as_ref()
-        .and_then(|path| problems.take(canonical(path), "name the kernel's build directory with -O"));
-    if !problems.0.is_empty() {
-        return Err(problems.into());
-    }
-    let (source, objdir) = match (source, objdir) {
-        // A build directory may be named, or stood in, as if it were the tree.
-        (Some(dir), None) => match source_of(&dir) {
-            Some(source) if !is_source(&dir) => (source, dir),
-            _ => (dir.clone(), dir),
-        },
-        (None, Some(objdir)) => (source_of(&objdir).unwrap_or_else(|| objdir.clone()), objdir),
-        (Some(source), Some(objdir)) => (source, objdir),
-        (None, None) => unreachable!("one of both is always set"),
-    };
-    if !is_source(&source) {
-        problems.add(
-            format!("`{}` is not a Linux source tree", source.display()),
-            "run klp-build in the kernel's source tree, or name it with -k",
-        );
-    } else if let Some(other) = source_of(&objdir).filter(|other| *other != source) {
-        problems.add(
-            format!(
-                "`{}` was made from the source tree `{}`, not `{}`",
-                objdir.display(),
-                other.display(),
-                source.display()
-            ),
-            "name the tree that the kernel was built from with -k, or leave -k out",
-        );
-    }
-    if !problems.0.is_empty() {
-        return Err(problems.into());
-    }
-    Ok((source, objdir))
-}
-
-fn is_source(dir: &Path) -> bool {
-    ["Kbuild", "scripts/Kbuild.include", "include/linux/kernel.h"].iter().all(|file| dir.join(file).is_file())
-}
-
-/// The source tree that an `O=` directory was made from: its `source` link, or the Makefile in it.
-fn source_of(objdir: &Path) -> Option<PathBuf> {
-    if let Ok(source) = objdir.join("source").canonicalize() {
-        return Some(source);
-    }
-    let text = std::fs::read_to_string(objdir.join("Makefile")).ok()?;
-    let included = text.lines().find_map(|line| line.strip_prefix("include ")?.trim().strip_suffix("/Makefile"))?;
-    let source = normalize(&objdir.join(included));
-    source.is_absolute().then_some(source)?.canonicalize().ok()
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -12,12 +12,15 @@ use anyhow::{Context, Result, bail};
 use super::abi::Abi;
 use super::compiler::Compiler;
 use super::config::Config;
+use super::configured::Private;
 use super::elf_table;
+use super::image::Image;
 use super::symtab::{Binding, SymbolTable};
 use super::symvers::{Symvers, module_name};
 use super::text_table::{self, TextTables};
 use super::unit::Unit;
 use super::units::{self, Build, Reach};
+use super::{kallsyms_image, single_units};
 
 /// One kernel: everything the later stages ask about it.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub struct Kernel {
     pub(super) symbol_source: PathBuf,
     pub(super) module_files: HashMap<String, PathBuf>,
     pub(super) module_names: Option<HashSet<String>>,
+    pub(super) private: Option<Private>,
     pub(super) tables: Mutex<HashMap<String, Arc<SymbolTable>>>,
     pub(super) text_tables: Mutex<Option<Arc<TextTables>>>,
 }
@@ -89,7 +93,7 @@ impl Kernel {
 
     /// Variables for every run of make: those of the environment that kbuild takes, then `--make`'s.
     pub fn make_vars(&self) -> &[(String, String)] {
-        &self.make_vars
+        self.private.as_ref().map_or(&self.make_vars, |private| &private.make_vars)
     }
 
     /// How many jobs to run at a time.
@@ -137,10 +141,12 @@ impl Kernel {
                 ),
             };
         }
-        if starts_with_elf(path)? {
-            return elf_table::read_vmlinux(path);
+        match file_kind(path)? {
+            FileKind::Text => Ok(self.text_tables()?.vmlinux.clone()),
+            FileKind::BootImage => image_table(path),
+            // A stripped vmlinux still has kallsyms.
+            FileKind::Elf => elf_table::read_vmlinux(path).or_else(|error| image_table(path).map_err(|_| error)),
         }
-        Ok(self.text_tables()?.vmlinux.clone())
     }
 
     fn text_tables(&self) -> Result<Arc<TextTables>> {
@@ -156,9 +162,17 @@ impl Kernel {
         Ok(slot.insert(Arc::new(tables)).clone())
     }
 
+    /// Whether units are made in a private directory because the tree is only configured.
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
     /// The units that read any of the touched files (relative to the source tree).
     pub fn units_reached_by(&self, touched: &[PathBuf]) -> Result<Reach> {
-        units::units_reached_by(self.build(), touched)
+        match &self.private {
+            Some(private) => single_units::reached_by(private, touched, self.jobs),
+            None => units::units_reached_by(self.build(), touched),
+        }
     }
 
     /// The units of one of kbuild's targets.
@@ -187,12 +201,29 @@ impl Kernel {
     }
 }
 
-pub(super) fn starts_with_elf(path: &Path) -> Result<bool> {
+enum FileKind {
+    Elf,
+    BootImage,
+    Text,
+}
+
+/// What a file of symbols is, by its first bytes (Documentation/arch/x86/boot.rst: `HdrS` at 0x202).
+fn file_kind(path: &Path) -> Result<FileKind> {
     use std::io::Read;
-    let mut magic = [0; 4];
-    let mut file = std::fs::File::open(path).with_context(|| format!("failed to open `{}`", path.display()))?;
-    Ok(file.read(&mut magic).with_context(|| format!("failed to read `{}`", path.display()))? == 4
-        && &magic == b"\x7fELF")
+    let mut head = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(0x206).read_to_end(&mut head))
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    Ok(match () {
+        () if head.starts_with(b"\x7fELF") => FileKind::Elf,
+        () if head.get(0x202..) == Some(b"HdrS") => FileKind::BootImage,
+        () => FileKind::Text,
+    })
+}
+
+fn image_table(path: &Path) -> Result<SymbolTable> {
+    kallsyms_image::read_table(&Image::read(path)?)
+        .with_context(|| format!("failed to read symbols from `{}`", path.display()))
 }
 
 /// Module files below a directory, by module name.

@@ -69,10 +69,19 @@ pub struct Build<'a> {
 
 /// Finds the units that read any of `touched` (relative to the source tree).
 pub fn units_reached_by(build: Build<'_>, touched: &[PathBuf]) -> Result<Reach> {
-    let names: HashSet<&OsStr> = touched.iter().filter_map(|path| path.file_name()).collect();
-    let finders: Vec<Finder<'_>> = names.iter().map(|name| Finder::new(name.as_encoded_bytes())).collect();
-    let search = Search { build, touched: touched.iter().map(PathBuf::as_path).collect(), finders };
-    let mut found = search.directory(build.objdir, true)?;
+    let found = Search::new(build, touched).directory(build.objdir, true)?;
+    Ok(sum_up(found, touched, build))
+}
+
+/// The same for these targets only, which were compiled.
+pub(super) fn units_of_targets(build: Build<'_>, touched: &[PathBuf], targets: &[PathBuf]) -> Result<Reach> {
+    let search = Search::new(build, touched);
+    let found: Result<Vec<_>> =
+        targets.iter().map(|target| search.command(&build.objdir.join(cmd_path(target)))).collect();
+    Ok(sum_up(found?.into_iter().flatten().collect(), touched, build))
+}
+
+fn sum_up(mut found: Vec<Hit>, touched: &[PathBuf], build: Build<'_>) -> Reach {
     found.sort_by(|a, b| a.target().cmp(b.target()));
     let mut reach = Reach::default();
     let mut reached: HashSet<PathBuf> = HashSet::new();
@@ -90,7 +99,7 @@ pub fn units_reached_by(build: Build<'_>, touched: &[PathBuf]) -> Result<Reach> 
         let why: Vec<&Outside> = reach.outside.iter().filter(|o| o.reads.contains(path)).collect();
         reach.refusals.push(not_built::refusal(path, &why, build.source));
     }
-    Ok(reach)
+    reach
 }
 
 /// The unit of one target, from its `.cmd` file.
@@ -128,7 +137,13 @@ struct Search<'a> {
     finders: Vec<Finder<'a>>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(build: Build<'a>, touched: &'a [PathBuf]) -> Search<'a> {
+        let names: HashSet<&OsStr> = touched.iter().filter_map(|path| path.file_name()).collect();
+        let finders = names.into_iter().map(|name| Finder::new(name.as_encoded_bytes())).collect();
+        Search { build, touched: touched.iter().map(PathBuf::as_path).collect(), finders }
+    }
+
     fn directory(&self, dir: &Path, top: bool) -> Result<Vec<Hit>> {
         // Directories of a tree that hold programs for the build host, or no objects at all.
         const NO_KERNEL_CODE: [&str; 7] = ["scripts", "tools", "Documentation", "include", "usr", "LICENSES", ".git"];
@@ -201,7 +216,15 @@ fn target_of(file: &CmdFile) -> PathBuf {
 }
 
 /// `-D__KERNEL__` is on every compile of kernel code (Makefile, KBUILD_CPPFLAGS), and on nothing else.
+///
+/// What modpost and the link make for themselves (`ext4.mod.o`, `.vmlinux.export.o`, the version string)
+/// is made anew for every module and image and holds no code of the patch.
 fn is_kernel_code(file: &CmdFile) -> bool {
+    let target = target_of(file);
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with('.') || name.ends_with(".mod.o") || name == "version-timestamp.o" {
+        return false;
+    }
     let main = file.deps.first().map(String::as_str).unwrap_or_default();
     main.ends_with(".rs") || file.commands.iter().flatten().any(|argument| argument == "-D__KERNEL__")
 }
