@@ -118,7 +118,7 @@ impl Paths {
     fn inside(&self, path: &str) -> Option<PathBuf> {
         let full = self.objdir[1].join(path);
         let up = full.components().any(|part| part == Component::ParentDir);
-        let canonical = fs::canonicalize(&full).ok();
+        let canonical = canonical(&full);
         let spelled = if up { None } else { Some(full.clone()) };
         let under = |roots: &[PathBuf; 2]| {
             let hit = |path: &PathBuf| roots.iter().find_map(|root| path.strip_prefix(root).ok().map(Path::to_path_buf));
@@ -142,6 +142,14 @@ impl Paths {
     pub(super) fn readable(&self, text: &str) -> String {
         let mirror = self.mirror.display().to_string();
         text.replace(&format!("{mirror}/"), "").replace(&mirror, &self.source[0].display().to_string())
+    }
+}
+
+/// The canonical form, also of a path whose last parts do not exist: the patch may create them.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(path) => Some(path),
+        Err(_) => Some(canonical(path.parent()?)?.join(path.file_name()?)),
     }
 }
 
