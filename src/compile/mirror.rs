@@ -75,7 +75,9 @@ impl Mirror {
             Ok(entries) => entries,
             // A directory that the patch creates.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).with_context(|| format!("failed to list `{}`", self.source.join(dir).display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to list `{}`", self.source.join(dir).display()));
+            }
         };
         for entry in entries {
             let entry = entry?;
@@ -110,7 +112,8 @@ impl Mirror {
 
     /// Makes the directories real through which a compile left the mirror on its way to `dep`.
     pub fn repair(&mut self, dep: &Path) -> Result<()> {
-        let fail = || format!("failed to keep `{}` inside the mirror: the compile reads the unpatched file", dep.display());
+        let fail =
+            || format!("failed to keep `{}` inside the mirror: the compile reads the unpatched file", dep.display());
         let Ok(inside) = dep.strip_prefix(&self.root).map(Path::to_path_buf) else { bail!(fail()) };
         // What is left of the path, last component first, and where it has led so far. A link loop ends it.
         let words = |path: &Path| path.iter().rev().map(|part| part.to_os_string()).collect::<Vec<_>>();

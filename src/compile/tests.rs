@@ -11,7 +11,7 @@ use crate::patch::{apply, parse};
 
 /// A source tree with a build directory, and the commands of its units.
 struct Kernel {
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
     tree: Tree,
     work: PathBuf,
     style: Style,
@@ -29,7 +29,10 @@ const STYLES: [Style; 3] = [Style::InTree, Style::Absolute, Style::Relative];
 const FILES: &[(&str, &str)] = &[
     ("include/lib.h", "#define LIB 1\nstatic inline int lib(void)\n{\n\treturn LIB;\n}\n"),
     ("fs/local.h", "#define LOCAL 10\n"),
-    ("fs/one.c", "#include <lib.h>\n#include \"local.h\"\nconst char *where(void)\n{\n\treturn __FILE__;\n}\nint one(void)\n{\n\treturn lib() + LOCAL;\n}\nint line(void)\n{\n\treturn __LINE__;\n}\n"),
+    (
+        "fs/one.c",
+        "#include <lib.h>\n#include \"local.h\"\nconst char *where(void)\n{\n\treturn __FILE__;\n}\nint one(void)\n{\n\treturn lib() + LOCAL;\n}\nint line(void)\n{\n\treturn __LINE__;\n}\n",
+    ),
     ("fs/sub/two.c", "#include \"../local.h\"\nint two(void)\n{\n\treturn LOCAL;\n}\n"),
     ("fs/three.c", "#include <generated.h>\nint three(void)\n{\n\treturn GENERATED;\n}\n"),
 ];
@@ -38,20 +41,25 @@ impl Kernel {
     fn new(style: Style) -> Kernel {
         let dir = tempfile::tempdir().unwrap();
         let base = fs::canonicalize(dir.path()).unwrap();
+        let kernel = Kernel::in_dir(&base, style, Some(dir));
+        for (path, text) in FILES {
+            write(&kernel.tree.source.join(path), text);
+        }
+        write(&kernel.tree.objdir.join("include/generated.h"), "#define GENERATED 5\n");
+        fs::create_dir_all(kernel.tree.objdir.join("fs/sub")).unwrap();
+        fs::create_dir(&kernel.work).unwrap();
+        kernel
+    }
+
+    /// The same, in a directory that has it already.
+    fn in_dir(base: &Path, style: Style, dir: Option<tempfile::TempDir>) -> Kernel {
         let source = base.join("linux");
         let objdir = match style {
             Style::InTree => source.clone(),
             Style::Absolute => base.join("build"),
             Style::Relative => source.join("build"),
         };
-        for (path, text) in FILES {
-            write(&source.join(path), text);
-        }
-        write(&objdir.join("include/generated.h"), "#define GENERATED 5\n");
-        fs::create_dir_all(objdir.join("fs/sub")).unwrap();
-        let work = base.join("work");
-        fs::create_dir(&work).unwrap();
-        Kernel { _dir: dir, tree: Tree { source, objdir }, work, style }
+        Kernel { _dir: dir, tree: Tree { source, objdir }, work: base.join("work"), style }
     }
 
     fn unit(&self, source: &str) -> Unit {
@@ -76,7 +84,12 @@ impl Kernel {
         }
     }
 
-    fn compile(&self, sources: &[&str], edits: &[(&str, &str, &str)], cache: Option<&ObjectCache>) -> Result<Vec<Compiled>> {
+    fn compile(
+        &self,
+        sources: &[&str],
+        edits: &[(&str, &str, &str)],
+        cache: Option<&ObjectCache>,
+    ) -> Result<Vec<Compiled>> {
         let units: Vec<Unit> = sources.iter().map(|source| self.unit(source)).collect();
         let options = Options { jobs: 2, launcher: Vec::new(), cache, work: &self.work, progress: &|_| {} };
         compile_units(&units, &self.tree, &self.edited(edits), &options)
@@ -87,9 +100,11 @@ impl Kernel {
         let mut text = String::new();
         for (path, old, new) in edits {
             let file = fs::read_to_string(self.tree.source.join(path)).unwrap_or_default();
-            let lines = |text: &str, mark: &str| -> String { text.lines().map(|line| format!("{mark}{line}\n")).collect() };
+            let lines =
+                |text: &str, mark: &str| -> String { text.lines().map(|line| format!("{mark}{line}\n")).collect() };
             if old.is_empty() {
-                text += &format!("--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{} @@\n{}", new.lines().count(), lines(new, "+"));
+                text +=
+                    &format!("--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{} @@\n{}", new.lines().count(), lines(new, "+"));
                 continue;
             }
             let at = file.lines().position(|line| line == *old).unwrap() + 1;
@@ -111,7 +126,8 @@ fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
     let entries = walkdir::WalkDir::new(dir).into_iter().map(|entry| entry.unwrap());
     let describe = |entry: walkdir::DirEntry| {
         let meta = entry.metadata().unwrap();
-        let bytes = if meta.is_file() { blake3::hash(&fs::read(entry.path()).unwrap()).to_string() } else { String::new() };
+        let bytes =
+            if meta.is_file() { blake3::hash(&fs::read(entry.path()).unwrap()).to_string() } else { String::new() };
         let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
         (entry.into_path(), format!("{:o} {} {times:?} {bytes}", meta.mode(), meta.ino()))
     };
@@ -146,7 +162,13 @@ fn section(object: &[u8], name: &str) -> Vec<u8> {
 fn both_sides() {
     for style in STYLES {
         let kernel = Kernel::new(style);
-        let compiled = kernel.compile(&["fs/one.c"], &[("fs/one.c", "\treturn lib() + LOCAL;", "\tint x = 31;\n\treturn lib() + x;")], None).unwrap();
+        let compiled = kernel
+            .compile(
+                &["fs/one.c"],
+                &[("fs/one.c", "\treturn lib() + LOCAL;", "\tint x = 31;\n\treturn lib() + x;")],
+                None,
+            )
+            .unwrap();
         let (original, patched) = pair(&compiled[0]);
         assert!(returns(&original, "one", 11) && returns(&patched, "one", 32), "{style:?}");
         assert!(returns(&patched, "line", 13), "{style:?}: __LINE__ of untouched code");
@@ -204,7 +226,8 @@ fn unreachable_by_the_mirror() {
     let kernel = Kernel::new(Style::Absolute);
     let local = kernel.tree.source.join("fs/local.h");
     write(&kernel.tree.source.join("fs/sub/two.c"), &format!("#include \"{}\"\nint two = LOCAL;\n", local.display()));
-    let error = kernel.compile(&["fs/sub/two.c"], &[("fs/local.h", "#define LOCAL 10", "#define LOCAL 20")], None).unwrap_err();
+    let error =
+        kernel.compile(&["fs/sub/two.c"], &[("fs/local.h", "#define LOCAL 10", "#define LOCAL 20")], None).unwrap_err();
     assert!(format!("{error:#}").contains("inside the mirror"), "{error:#}");
 }
 
@@ -312,6 +335,43 @@ fn slow_child() {
         let error = run::output(Command::new("sh").args(["-c", "sleep 61 & wait"])).unwrap_err();
         assert_eq!(error.to_string(), "interrupted");
     }
+}
+
+/// Helper of the next test: when asked to, compiles without end in the trees it is given.
+#[test]
+fn endless_compiles() {
+    let Some(base) = std::env::var_os("KLP_TEST_ENDLESS").map(PathBuf::from) else { return };
+    let kernel = Kernel::in_dir(&base, Style::InTree, None);
+    println!("ready");
+    loop {
+        kernel
+            .compile(&["fs/one.c", "fs/sub/two.c"], &[("fs/local.h", "#define LOCAL 10", "#define LOCAL 20")], None)
+            .unwrap();
+    }
+}
+
+/// SIGKILL in the middle of compiles leaves the trees as they were.
+#[test]
+fn killed() {
+    let kernel = Kernel::new(Style::InTree);
+    let before = listing(&kernel.tree.source);
+    for wait in [50, 130, 250, 410] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["compile::tests::endless_compiles", "--exact", "--nocapture"])
+            .env("KLP_TEST_ENDLESS", kernel.work.parent().unwrap())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        use std::io::BufRead;
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("ready")));
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // Compilers that are still at work end by themselves.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(before, listing(&kernel.tree.source));
 }
 
 /// SIGINT ends a run at once, and the children of its children too.

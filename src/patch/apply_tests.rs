@@ -57,7 +57,8 @@ fn failures() {
     let bad = "--- a/f/x.c\n+++ b/f/x.c\n@@ -3,3 +3,3 @@\n cc\n-dd1\n+D\n ee\n--- a/f/z.c\n+++ b/f/z.c\n@@ -1 +1 @@\n-x\n+y\n";
     let done = "--- a/f/y.c\n+++ b/f/y.c\n@@ -1 +1 @@\n-zero\n+one\n";
     let error = format!("{:#}", run(TREE, &[bad, done]).unwrap_err());
-    for part in ["p0:3: hunk 1 of `f/x.c` does not apply", "-dd1", "the tree does not have", "has this change already"] {
+    for part in ["p0:3: hunk 1 of `f/x.c` does not apply", "-dd1", "the tree does not have", "has this change already"]
+    {
         assert!(error.contains(part), "no `{part}` in:\n{error}");
     }
     let near = "--- a/f/w.c\n+++ b/f/w.c\n@@ -1,3 +1,3 @@\n int one;\n-int too;\n+int 2;\n int three;\n";

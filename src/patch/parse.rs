@@ -325,7 +325,8 @@ impl Parser<'_> {
                     continue;
                 }
                 _ => {
-                    let (at, want) = (self.at + 1, format!("{old} of {old_len} old, {new} of {new_len} new lines seen"));
+                    let (at, want) =
+                        (self.at + 1, format!("{old} of {old_len} old, {new} of {new_len} new lines seen"));
                     self.problem(at, format!("this line does not belong into the hunk of line {start} ({want})"));
                     return None;
                 }
@@ -333,7 +334,10 @@ impl Parser<'_> {
             old += usize::from(op != Op::Add);
             new += usize::from(op != Op::Remove);
             if old > old_len || new > new_len {
-                self.problem(self.at + 1, format!("the hunk of line {start} has other lines than its `@@` line counts"));
+                self.problem(
+                    self.at + 1,
+                    format!("the hunk of line {start} has other lines than its `@@` line counts"),
+                );
                 return None;
             }
             lines.push(Line { op, text });
