@@ -92,9 +92,9 @@ fn like_gnu_patch() {
         new.insert(edit + 1, "added".into());
         let (lo, hi) = (edit.saturating_sub(3), (edit + 4).min(60));
         let mut patch = format!("--- a/f.c\n+++ b/f.c\n@@ -{},{} +{},{} @@\n", lo + 1, hi - lo, lo + 1, hi - lo + 1);
-        for at in lo..hi {
+        for (at, line) in base.iter().enumerate().take(hi).skip(lo) {
             let mark = if at == edit { '-' } else { ' ' };
-            patch.push_str(&format!("{mark}{}\n", base[at]));
+            patch.push_str(&format!("{mark}{line}\n"));
             if at == edit {
                 patch.push_str("+edited\n+added\n");
             }

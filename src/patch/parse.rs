@@ -3,8 +3,9 @@
 //! In: the bytes of one patch file, as `diff -u`, git or a mailer made it. Out: a [`FilePatch`] per file, in
 //! order. Hard because the format has no frame: prose, mail headers and signatures surround the diffs, and
 //! a removed line `-- x` looks just like a file header. So hunks are read by the line counts in their `@@`
-//! line, never by what lines look like, and only outside hunks are headers looked for. (The `diffy` crate
-//! was tried: it finds hunks by the look of lines and cannot say where in the patch a problem is.)
+//! line, never by what lines look like, and only outside hunks are headers looked for. (`diffy` 0.5 was tried: it
+//! drops a line in silence that the counts do not cover, wants to know beforehand whether git made the patch,
+//! takes a time stamp after a blank for part of the name, and tells byte offsets where people need lines.)
 
 use std::path::PathBuf;
 
