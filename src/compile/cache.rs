@@ -176,7 +176,12 @@ mod tests {
         };
         let one = key("gcc -O2 x.c", "/a", "int x;");
         assert_eq!(one, key("gcc -O2 x.c", "/a", "int x;"));
-        for other in [key("gcc -O1 x.c", "/a", "int x;"), key("gcc -O2 x.c", "/b", "int x;"), key("gcc -O2 x.c", "/a", "int y;"), key("gcc -O2x .c", "/a", "int x;")] {
+        for other in [
+            key("gcc -O1 x.c", "/a", "int x;"),
+            key("gcc -O2 x.c", "/b", "int x;"),
+            key("gcc -O2 x.c", "/a", "int y;"),
+            key("gcc -O2x .c", "/a", "int x;"),
+        ] {
             assert_ne!(one, other);
         }
     }

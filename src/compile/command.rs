@@ -11,21 +11,59 @@ use anyhow::{Result, bail};
 
 /// Options whose value is the next argument.
 pub(super) const TAKES_VALUE: &[&str] = &[
-    "-include", "-imacros", "-isystem", "-iquote", "-idirafter", "-iprefix", "-iwithprefix", "-iwithprefixbefore", "-isysroot",
-    "-I", "-D", "-U", "-x", "-Xclang", "-Xpreprocessor", "-Xassembler", "-Xlinker", "-mllvm", "-arch", "-target", "--param", "-T",
-    "-L", "-l", "-B", "-A", "-z", "-u",
+    "-include",
+    "-imacros",
+    "-isystem",
+    "-iquote",
+    "-idirafter",
+    "-iprefix",
+    "-iwithprefix",
+    "-iwithprefixbefore",
+    "-isysroot",
+    "-I",
+    "-D",
+    "-U",
+    "-x",
+    "-Xclang",
+    "-Xpreprocessor",
+    "-Xassembler",
+    "-Xlinker",
+    "-mllvm",
+    "-arch",
+    "-target",
+    "--param",
+    "-T",
+    "-L",
+    "-l",
+    "-B",
+    "-A",
+    "-z",
+    "-u",
 ];
 
 /// Options that only write something, dropped with the next argument.
 const WRITES_NEXT: &[&str] = &["-o", "-MF", "-MT", "-MQ", "-aux-info", "-dumpdir", "-dumpbase", "-dumpbase-ext"];
 
 /// Options that only write something, or say how far to go.
-const WRITES: &[&str] = &["-c", "-S", "-E", "-M", "-MM", "-MD", "-MMD", "-MP", "-MG", "-fstack-usage", "-gsplit-dwarf", "-P"];
+const WRITES: &[&str] =
+    &["-c", "-S", "-E", "-M", "-MM", "-MD", "-MMD", "-MP", "-MG", "-fstack-usage", "-gsplit-dwarf", "-P"];
 
 /// The same, by how they begin.
 const WRITES_PREFIX: &[&str] = &[
-    "-save-temps", "--save-temps", "-fdump-", "-fcallgraph-info", "-ftime-trace", "-fopt-info", "-fsave-optimization-record",
-    "-foptimization-record-file", "-fdiagnostics-format", "-MF", "-MT", "-MQ", "-o", "-auxbase",
+    "-save-temps",
+    "--save-temps",
+    "-fdump-",
+    "-fcallgraph-info",
+    "-ftime-trace",
+    "-fopt-info",
+    "-fsave-optimization-record",
+    "-foptimization-record-file",
+    "-fdiagnostics-format",
+    "-MF",
+    "-MT",
+    "-MQ",
+    "-o",
+    "-auxbase",
 ];
 
 /// Options that put a counter file's name into the object, and counters into the code.

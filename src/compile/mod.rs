@@ -97,7 +97,8 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
         let new = change.is_some_and(|change| change.original.is_none());
         jobs.push(unit::Job::new(index, unit, new, &paths, options, &work.join(index.to_string()))?);
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
 
     // Preprocess all; a unit that read around the mirror is done again when the mirror is repaired.
     let mut seen: Vec<Option<unit::Seen>> = jobs.iter().map(|_| None).collect();

@@ -50,10 +50,13 @@ impl Paths {
         let source = source_index(command);
         let mut out = command[..options].to_vec();
         // First, so that whatever map the command has takes precedence (the last one that fits wins).
-        let spelling = source.and_then(|at| self.spelling(&command[at])).unwrap_or_else(|| self.source[0].display().to_string());
-        for map in ["-fmacro-prefix-map=", "-fdebug-prefix-map="] {
-            out.push(format!("{map}{}={spelling}", self.mirror.display()));
-        }
+        let spelling =
+            source.and_then(|at| self.spelling(&command[at])).unwrap_or_else(|| self.source[0].display().to_string());
+        let mirror = self.mirror.display();
+        out.push(format!("-fmacro-prefix-map={mirror}={spelling}"));
+        // Debug information also names the working directory, which the system spells.
+        let debug = if self.in_tree() { self.source[1].display().to_string() } else { spelling };
+        out.push(format!("-fdebug-prefix-map={mirror}={debug}"));
         let mut at = options;
         while at < command.len() {
             let arg = &command[at];
@@ -118,10 +121,11 @@ impl Paths {
     fn inside(&self, path: &str) -> Option<PathBuf> {
         let full = self.objdir[1].join(path);
         let up = full.components().any(|part| part == Component::ParentDir);
-        let canonical = fs::canonicalize(&full).ok();
+        let canonical = canonical(&full);
         let spelled = if up { None } else { Some(full.clone()) };
         let under = |roots: &[PathBuf; 2]| {
-            let hit = |path: &PathBuf| roots.iter().find_map(|root| path.strip_prefix(root).ok().map(Path::to_path_buf));
+            let hit =
+                |path: &PathBuf| roots.iter().find_map(|root| path.strip_prefix(root).ok().map(Path::to_path_buf));
             spelled.as_ref().and_then(hit).or_else(|| canonical.as_ref().and_then(hit))
         };
         let build_is_inside = !self.in_tree() && self.objdir[1].starts_with(&self.source[1]);
@@ -142,6 +146,14 @@ impl Paths {
     pub(super) fn readable(&self, text: &str) -> String {
         let mirror = self.mirror.display().to_string();
         text.replace(&format!("{mirror}/"), "").replace(&mirror, &self.source[0].display().to_string())
+    }
+}
+
+/// The canonical form, also of a path whose last parts do not exist: the patch may create them.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(path) => Some(path),
+        Err(_) => Some(canonical(path.parent()?)?.join(path.file_name()?)),
     }
 }
 
@@ -167,8 +179,12 @@ mod tests {
     #[test]
     fn absolute() {
         assert_eq!(
-            map("s", "o", "gcc -I@/s/include -I./include -I @/s/include -include @/s/fs/x.h -isystem@/s/i -fmacro-prefix-map=@/s/= \
-                -fplugin=@/s/p.so -DX=@/s/y -D @/s -I@/s2/include -c @/s/fs/x.c"),
+            map(
+                "s",
+                "o",
+                "gcc -I@/s/include -I./include -I @/s/include -include @/s/fs/x.h -isystem@/s/i -fmacro-prefix-map=@/s/= \
+                -fplugin=@/s/p.so -DX=@/s/y -D @/s -I@/s2/include -c @/s/fs/x.c"
+            ),
             "gcc -fmacro-prefix-map=/m=@/s -fdebug-prefix-map=/m=@/s -I/m/include -I./include -I /m/include -include /m/fs/x.h \
              -isystem/m/i -fmacro-prefix-map=@/s/= -fmacro-prefix-map=/m/= -fplugin=/m/p.so -DX=@/s/y -D @/s -I@/s2/include -c /m/fs/x.c"
         );

@@ -58,7 +58,8 @@ pub fn interrupt() {
 /// Makes SIGINT, SIGTERM and SIGHUP end the run by [`interrupt`]. For the program's `main`, once.
 pub fn on_signals() -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("failed to catch signals")?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("failed to catch signals")?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
             interrupt();

@@ -80,7 +80,9 @@ fn separates(last: u8, next: u8) -> bool {
         (true, true) => true,
         (true, false) => quote(next) || number(next),
         (false, true) => last == b'.' || quote(last),
-        (false, false) => !matches!(last, b';' | b'{' | b'}' | b',' | b'\n') && !matches!(next, b';' | b'{' | b'}' | b','),
+        (false, false) => {
+            !matches!(last, b';' | b'{' | b'}' | b',' | b'\n') && !matches!(next, b';' | b'{' | b'}' | b',')
+        }
     }
 }
 

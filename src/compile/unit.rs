@@ -86,7 +86,9 @@ impl<'a> Job<'a> {
                 // Messages that can be read by machines, and temporary files where they are removed with the run.
                 .env("LC_ALL", "C")
                 .env("GCC_COLORS", "")
-                .env("TMPDIR", self.dir.join("tmp")),
+                .env("TMPDIR", self.dir.join("tmp"))
+                // gcc believes it, where it names the same directory, and debug information repeats it.
+                .env("PWD", self.paths.cwd(side == Side::Patched)),
         )?;
         let messages = self.paths.readable(&String::from_utf8_lossy(&output.stderr));
         if output.status.success() {
@@ -108,7 +110,8 @@ impl<'a> Job<'a> {
 
     /// Preprocesses what there is of both sides.
     pub(super) fn preprocess(&self, mirror: &Mirror) -> Result<Seen> {
-        let side = |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
+        let side =
+            |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
         if self.new {
             side(Side::Patched)?;
             return Ok(Seen { same: false, key: None, misses: self.misses(mirror)? });

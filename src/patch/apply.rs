@@ -184,7 +184,15 @@ fn explain(what: &str, lines: &[Vec<u8>], hunk: &Hunk) -> String {
         line: hunk.line,
         old_start: hunk.new_start,
         new_start: hunk.old_start,
-        lines: hunk.lines.iter().cloned().map(|mut line| { line.op = flip(line.op); line }).collect(),
+        lines: hunk
+            .lines
+            .iter()
+            .cloned()
+            .map(|mut line| {
+                line.op = flip(line.op);
+                line
+            })
+            .collect(),
     };
     let mut out = format!("{what} does not apply");
     if hunk.new_side().next().is_some() && locate(lines, &reversed, 0, 0).is_some_and(|place| place.fuzz == 0) {

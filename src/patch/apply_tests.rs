@@ -57,7 +57,8 @@ fn failures() {
     let bad = "--- a/f/x.c\n+++ b/f/x.c\n@@ -3,3 +3,3 @@\n cc\n-dd1\n+D\n ee\n--- a/f/z.c\n+++ b/f/z.c\n@@ -1 +1 @@\n-x\n+y\n";
     let done = "--- a/f/y.c\n+++ b/f/y.c\n@@ -1 +1 @@\n-zero\n+one\n";
     let error = format!("{:#}", run(TREE, &[bad, done]).unwrap_err());
-    for part in ["p0:3: hunk 1 of `f/x.c` does not apply", "-dd1", "the tree does not have", "has this change already"] {
+    for part in ["p0:3: hunk 1 of `f/x.c` does not apply", "-dd1", "the tree does not have", "has this change already"]
+    {
         assert!(error.contains(part), "no `{part}` in:\n{error}");
     }
     let near = "--- a/f/w.c\n+++ b/f/w.c\n@@ -1,3 +1,3 @@\n int one;\n-int too;\n+int 2;\n int three;\n";
@@ -91,9 +92,9 @@ fn like_gnu_patch() {
         new.insert(edit + 1, "added".into());
         let (lo, hi) = (edit.saturating_sub(3), (edit + 4).min(60));
         let mut patch = format!("--- a/f.c\n+++ b/f.c\n@@ -{},{} +{},{} @@\n", lo + 1, hi - lo, lo + 1, hi - lo + 1);
-        for at in lo..hi {
+        for (at, line) in base.iter().enumerate().take(hi).skip(lo) {
             let mark = if at == edit { '-' } else { ' ' };
-            patch.push_str(&format!("{mark}{}\n", base[at]));
+            patch.push_str(&format!("{mark}{line}\n"));
             if at == edit {
                 patch.push_str("+edited\n+added\n");
             }

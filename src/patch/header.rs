@@ -111,7 +111,11 @@ pub(super) fn tree_path(raw: &[u8], strip: bool) -> Result<PathBuf, String> {
 
 /// What follows `rename from `, `copy to ` and the like: never prefixed, maybe quoted.
 pub(super) fn bare(rest: &[u8]) -> Result<PathBuf, String> {
-    if rest.first() == Some(&b'"') { tree_path(&unquote(rest)?.0, false) } else { tree_path(rest.trim_ascii_end(), false) }
+    if rest.first() == Some(&b'"') {
+        tree_path(&unquote(rest)?.0, false)
+    } else {
+        tree_path(rest.trim_ascii_end(), false)
+    }
 }
 
 /// The one path of a `diff --git a/X b/X` line; needed only where no `---`/`+++` follows.

@@ -40,8 +40,17 @@ enum State {
 
 /// Classifies the start of every physical line.
 pub(super) fn line_starts(text: &[u8]) -> Vec<LineStart> {
-    Lexer { text, out: Vec::new(), state: State::Code, line_begins: true, directive: false, prose: false, depth: 0, groups: Vec::new() }
-        .run()
+    Lexer {
+        text,
+        out: Vec::new(),
+        state: State::Code,
+        line_begins: true,
+        directive: false,
+        prose: false,
+        depth: 0,
+        groups: Vec::new(),
+    }
+    .run()
 }
 
 struct Lexer<'a> {
@@ -229,7 +238,8 @@ mod tests {
     #[test]
     fn directive_with_comment() {
         assert_eq!(safe("#define A /* x\n*/ (\nb\n"), "s-s");
-        let lines = line_starts(b"int x; /*\n*/ #if\n/* a\n*/ # /* b */ ifdef X\n# else\n#\tendif\n#line 3\n# 4 \"x\"\n");
+        let lines =
+            line_starts(b"int x; /*\n*/ #if\n/* a\n*/ # /* b */ ifdef X\n# else\n#\tendif\n#line 3\n# 4 \"x\"\n");
         let conditionals: Vec<_> = lines.iter().map(|line| line.conditional).collect();
         assert_eq!(conditionals[1], None, "`#` after code is not a directive");
         assert_eq!(conditionals[4], Some(Conditional::Else));

@@ -89,7 +89,8 @@ pub(super) fn nearest(file: &[Vec<u8>], hunk: &Hunk) -> (usize, usize) {
         // A blank line or a lone brace fits anywhere.
         same.filter(|(have, _)| have.trim_ascii().len() > 1).count()
     };
-    let best = (0..file.len()).map(|at| (score(at), at)).max_by_key(|&(score, at)| (score, usize::MAX - at.abs_diff(stated)));
+    let best =
+        (0..file.len()).map(|at| (score(at), at)).max_by_key(|&(score, at)| (score, usize::MAX - at.abs_diff(stated)));
     match best {
         Some((score, at)) if score > 0 => (at, score),
         _ => (stated.min(file.len()), 0),

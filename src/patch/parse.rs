@@ -3,8 +3,9 @@
 //! In: the bytes of one patch file, as `diff -u`, git or a mailer made it. Out: a [`FilePatch`] per file, in
 //! order. Hard because the format has no frame: prose, mail headers and signatures surround the diffs, and
 //! a removed line `-- x` looks just like a file header. So hunks are read by the line counts in their `@@`
-//! line, never by what lines look like, and only outside hunks are headers looked for. (The `diffy` crate
-//! was tried: it finds hunks by the look of lines and cannot say where in the patch a problem is.)
+//! line, never by what lines look like, and only outside hunks are headers looked for. (`diffy` 0.5 was tried: it
+//! drops a line in silence that the counts do not cover, wants to know beforehand whether git made the patch,
+//! takes a time stamp after a blank for part of the name, and tells byte offsets where people need lines.)
 
 use std::path::PathBuf;
 
@@ -325,7 +326,8 @@ impl Parser<'_> {
                     continue;
                 }
                 _ => {
-                    let (at, want) = (self.at + 1, format!("{old} of {old_len} old, {new} of {new_len} new lines seen"));
+                    let (at, want) =
+                        (self.at + 1, format!("{old} of {old_len} old, {new} of {new_len} new lines seen"));
                     self.problem(at, format!("this line does not belong into the hunk of line {start} ({want})"));
                     return None;
                 }
@@ -333,7 +335,10 @@ impl Parser<'_> {
             old += usize::from(op != Op::Add);
             new += usize::from(op != Op::Remove);
             if old > old_len || new > new_len {
-                self.problem(self.at + 1, format!("the hunk of line {start} has other lines than its `@@` line counts"));
+                self.problem(
+                    self.at + 1,
+                    format!("the hunk of line {start} has other lines than its `@@` line counts"),
+                );
                 return None;
             }
             lines.push(Line { op, text });

@@ -42,7 +42,8 @@ fn new_and_deleted() {
     assert_eq!(one(new).kind, Kind::Create);
     let gone = "--- a/f/n.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n";
     assert_eq!((one(gone).kind, one(gone).path.to_str()), (Kind::Delete, Some("f/n.c")));
-    let stamp = "--- a/f/n.c\t1970-01-01 00:00:00.000000000 +0000\n+++ b/f/n.c\t2026-01-01 00:00:00 +0000\n@@ -0,0 +1 @@\n+x\n";
+    let stamp =
+        "--- a/f/n.c\t1970-01-01 00:00:00.000000000 +0000\n+++ b/f/n.c\t2026-01-01 00:00:00 +0000\n@@ -0,0 +1 @@\n+x\n";
     assert_eq!(one(stamp).kind, Kind::Create);
     let empty = "diff --git a/f/n.h b/f/n.h\nnew file mode 100644\nindex 0000000..e69de29\n";
     assert_eq!(one(empty).kind, Kind::Create);

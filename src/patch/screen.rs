@@ -78,7 +78,10 @@ fn not_code(file: &str, dirs: &[&str]) -> Option<&'static str> {
     if matches!(file, "MAINTAINERS" | "CREDITS" | "COPYING" | "README" | "TODO") {
         return Some("it is documentation");
     }
-    if matches!(file, ".gitignore" | ".gitattributes" | ".mailmap" | ".clang-format" | ".editorconfig" | ".rustfmt.toml") {
+    if matches!(
+        file,
+        ".gitignore" | ".gitattributes" | ".mailmap" | ".clang-format" | ".editorconfig" | ".rustfmt.toml"
+    ) {
         return Some("it is for the version control or an editor");
     }
     if dirs.len() >= 2 && dirs[0] == "arch" && (dirs.last() == Some(&"configs") || file == "defconfig") {
@@ -190,7 +193,9 @@ mod tests {
     /// Build files are told from code: they are another reason.
     #[test]
     fn build_files() {
-        for path in ["Makefile", "fs/proc/Makefile", "fs/Kconfig", "fs/Kconfig.binfmt", "arch/x86/Kbuild", "a/Makefile.lib"] {
+        for path in
+            ["Makefile", "fs/proc/Makefile", "fs/Kconfig", "fs/Kconfig.binfmt", "arch/x86/Kbuild", "a/Makefile.lib"]
+        {
             assert_eq!(reason(path), Some(Reason::BuildSystem), "{path}");
         }
     }
@@ -198,7 +203,14 @@ mod tests {
     /// Ordinary code passes, also where upstream refuses by path (lib/, and names that only look like boot code).
     #[test]
     fn code() {
-        for path in ["fs/proc/cmdline.c", "include/net/sock.h", "lib/string.c", "kernel/bounds_check.c", "kernel/reboot.c", "drivers/boot/x.c"] {
+        for path in [
+            "fs/proc/cmdline.c",
+            "include/net/sock.h",
+            "lib/string.c",
+            "kernel/bounds_check.c",
+            "kernel/reboot.c",
+            "drivers/boot/x.c",
+        ] {
             assert!(matches!(classify(Path::new(path)), Verdict::Code), "{path}");
         }
     }
