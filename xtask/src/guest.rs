@@ -150,7 +150,7 @@ fn boot(kernel: &Kernel, cases: &[Case]) -> Result<Run> {
             setup.push_str(&format!("[ -d /sys/module/{loaded} ] || insmod /modules/{name} || exit 1\n"));
         }
         for (path, file) in &case.files {
-            guest.file(path, std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?);
+            guest.copy(path, file)?;
         }
         for (name, text) in &case.snippets {
             let text = if *name == "setup" { std::mem::take(&mut setup) + text } else { text.clone() };

@@ -282,15 +282,17 @@ fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -
         let release = image.trim_start_matches("linux-image-").to_owned();
         let common = apt.dependency(&headers, "linux-headers-")?;
         let kbuild = apt.dependency(&headers, "linux-kbuild-")?;
-        apt.unpack(&[image, headers.clone(), common.clone(), kbuild], root)?;
+        apt.unpack(&[image, headers, common, kbuild], root)?;
         let tree = root.join("usr/src").join(source);
         dirs::create(&tree)?;
         unpack_tarball(&apt, source, &tree)?;
-        relocate_headers(root, &release, &headers, &common)?;
+        relocate_headers(root, &release)?;
         dirs::write(&root.join("release"), release)
     })?;
     let release = dirs::read(&release_file)?.trim().to_owned();
     let root = dest;
+    // Also what somebody unpacked over it since.
+    relocate_headers(&root, &release)?;
     let objdir = root.join(format!("usr/src/linux-headers-{release}"));
     let kernel = Kernel {
         source: root.join("usr/src").join(source),
@@ -311,20 +313,23 @@ fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -
     Ok(kernel)
 }
 
-/// Unpacked headers name each other by absolute path in two places; both become relative.
-fn relocate_headers(root: &Path, release: &str, headers: &str, common: &str) -> Result<()> {
-    let makefile = root.join("usr/src").join(headers).join("Makefile");
+/// Unpacked headers name each other by absolute path in two places, a Makefile and two links; both become relative.
+fn relocate_headers(root: &Path, release: &str) -> Result<()> {
+    let makefile = root.join(format!("usr/src/linux-headers-{release}/Makefile"));
     let text = dirs::read(&makefile)?;
-    let here = "$(dir $(lastword $(MAKEFILE_LIST)))..";
-    let relative = text.replace("include /usr/src/", &format!("include {here}/"));
+    let relative = text.replace("include /usr/src/", "include $(dir $(lastword $(MAKEFILE_LIST)))../");
     if relative.contains(" /usr/src/") {
         bail!("failed to relocate `{}`: it names other files than the common headers", makefile.display());
     }
-    dirs::write(&makefile, relative)?;
-    for (name, target) in [("build", headers), ("source", common)] {
+    if relative != text {
+        dirs::write(&makefile, relative)?;
+    }
+    for name in ["build", "source"] {
         let link = root.join("lib/modules").join(release).join(name);
-        fs::remove_file(&link).ok();
-        std::os::unix::fs::symlink(format!("../../../usr/src/{target}"), &link)
+        let Ok(target) = fs::read_link(&link) else { continue };
+        let Ok(below_root) = target.strip_prefix("/") else { continue };
+        fs::remove_file(&link)
+            .and_then(|()| std::os::unix::fs::symlink(Path::new("../../..").join(below_root), &link))
             .with_context(|| format!("failed to link `{}`", link.display()))?;
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! error with the end of the log, never a result.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -62,6 +63,18 @@ impl Guest {
     pub fn file(&mut self, path: &str, data: impl Into<Vec<u8>>) -> &mut Guest {
         self.initramfs.file(path, data);
         self
+    }
+
+    /// Adds a file of the host, executable if it is so there.
+    pub fn copy(&mut self, path: &str, file: &Path) -> Result<&mut Guest> {
+        let read = || Ok::<_, std::io::Error>((fs::read(file)?, fs::metadata(file)?.permissions().mode()));
+        let (data, mode) = read().with_context(|| format!("failed to read `{}`", file.display()))?;
+        if mode & 0o111 == 0 {
+            self.initramfs.file(path, data)
+        } else {
+            self.initramfs.program(path, data)
+        }
+        Ok(self)
     }
 
     /// Adds a module, unpacked if it is shipped compressed: busybox cannot do that.
