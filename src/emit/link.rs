@@ -1,17 +1,18 @@
 //! The plan -> a linked module, by the kernel's own build system.
 //!
 //! In: a plan, the text of `init.c`, where to build. Out: the path of the `.ko` that kbuild made in the
-//! private work directory. Units go in as `.o_shipped`, so that kbuild links and checks but does not
+//! private work directory. Units go in as finished objects, so that kbuild links and checks but does not
 //! compile them. modpost is told to warn about undefined symbols: the livepatch ones are undefined on
 //! purpose, and the finished module is checked symbol by symbol afterwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::plan::Plan;
+use crate::compile::run;
 use crate::elf;
 use crate::error::ToolFailure;
 
@@ -44,11 +45,11 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<P
     write("init.c", init_c.as_bytes())?;
     for (stem, object) in &plan.units {
         let bytes = elf::write(object).with_context(|| format!("failed to write the patch object `{stem}`"))?;
-        write(&format!("{stem}.o_shipped"), &bytes)?;
-        // kbuild wants to know how each member was made; an empty record says that it need not be made again.
+        // An object without a source and with an empty record of its making: kbuild links it as it is.
+        write(&format!("{stem}.o"), &bytes)?;
         write(&format!(".{stem}.o.cmd"), b"")?;
         if let Some(objtool) = &link.objtool {
-            run_objtool(objtool, &work.join(format!("{stem}.o_shipped")), link)?;
+            run_objtool(objtool, &work.join(format!("{stem}.o")), link)?;
         }
         members.push(format!("{stem}.o"));
     }
@@ -58,8 +59,8 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<P
     make.arg("-C").arg(link.build_dir).arg(format!("M={}", work.display())).arg(format!("-j{}", link.jobs.max(1)));
     make.args(["-s", "KBUILD_MODPOST_WARN=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     make.args(link.make_vars.iter().map(|(k, v)| format!("{k}={v}")));
-    make.stdin(Stdio::null()).env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
-    let output = make.output().context("failed to run `make`")?;
+    make.env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
+    let output = run::output(&mut make)?;
     let module = work.join(format!("{}.ko", link.name));
     if !output.status.success() || !module.exists() {
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -70,13 +71,7 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<P
 
 fn run_objtool(command: &[String], object: &Path, link: &Link<'_>) -> Result<()> {
     let Some((program, args)) = command.split_first() else { return Ok(()) };
-    let output = Command::new(program)
-        .args(args)
-        .arg(object)
-        .current_dir(link.build_dir)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("failed to run `{program}`"))?;
+    let output = run::output(Command::new(program).args(args).arg(object).current_dir(link.build_dir))?;
     if output.status.success() {
         return Ok(());
     }
