@@ -137,7 +137,9 @@ fn replace_mode(asked: Replace, kernel: &Kernel, refusals: &mut Vec<Refusal>) ->
         (Replace::Set(set), Has::Set) => ReplaceMode::Set(set),
         (Replace::Default, Has::Set) => ReplaceMode::Set(1),
         (Replace::Default, Has::Boolean) => ReplaceMode::All,
-        (Replace::Nothing, Has::Boolean) | (_, Has::None) if asked != Replace::Set(0) && !matches!(asked, Replace::Set(_)) => {
+        (Replace::Nothing, Has::Boolean) | (_, Has::None)
+            if asked != Replace::Set(0) && !matches!(asked, Replace::Set(_)) =>
+        {
             ReplaceMode::Nothing
         }
         (Replace::Set(set), _) => {
@@ -177,7 +179,11 @@ fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> Result<Vec<
     let reach = kernel.units_reached_by(&touched)?;
     report.refusals.extend(reach.refusals);
     for outside in &reach.outside {
-        report.notes.push(format!("`{}` also reads a touched file and is left out: {:?}", outside.target.display(), outside.why));
+        report.notes.push(format!(
+            "`{}` also reads a touched file and is left out: {:?}",
+            outside.target.display(),
+            outside.why
+        ));
     }
     Ok(reach.units)
 }
@@ -250,13 +256,19 @@ fn compare<'o>(
 }
 
 /// Closure, references and patch object of each unit.
-fn resolve(kernel: &Kernel, units: &[Unit], diffs: &[(usize, Diff<'_>)], report: &mut Report) -> Result<Vec<UnitPatch>> {
+fn resolve(
+    kernel: &Kernel,
+    units: &[Unit],
+    diffs: &[(usize, Diff<'_>)],
+    report: &mut Report,
+) -> Result<Vec<UnitPatch>> {
     let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
     let vmlinux = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
     let mut parts = Vec::new();
     for (index, diff) in diffs.iter().filter(|(_, d)| !d.is_empty()) {
         let unit = &units[*index];
-        let own: Arc<SymbolTable> = if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
+        let own: Arc<SymbolTable> =
+            if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
         let depends = depends(kernel, unit, diff);
         let world = World {
             object: &unit.object,
@@ -268,7 +280,9 @@ fn resolve(kernel: &Kernel, units: &[Unit], diffs: &[(usize, Diff<'_>)], report:
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);
-        report.refusals.extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
+        report
+            .refusals
+            .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
         if !resolved.account.adds_up() {
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
@@ -305,7 +319,9 @@ fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet<String> {
     }
     let file = kernel.module_file(&unit.object).and_then(|path| fs::read(path).ok());
     if let Some(module) = file.and_then(|bytes| elf::read(&bytes).ok()) {
-        depends.extend(readback::modinfo(&module, "depends").flat_map(|d| d.split(',').map(str::to_owned).collect::<Vec<_>>()));
+        depends.extend(
+            readback::modinfo(&module, "depends").flat_map(|d| d.split(',').map(str::to_owned).collect::<Vec<_>>()),
+        );
     }
     depends
 }

@@ -6,7 +6,6 @@
 //! 6.19's klp-build hold `.init.klp_objects` and `.init.klp_funcs` (include/linux/livepatch_external.h)
 //! and build the real tables when they are loaded.
 
-
 use serde::Serialize;
 
 use crate::elf::klp::KlpSymbol;
@@ -103,7 +102,12 @@ fn relocations(module: &Object) -> Vec<Relocations> {
                 .collect();
             symbols.sort();
             symbols.dedup();
-            out.push(Relocations { object: object.clone(), section: section.name.clone(), count: relocs.len(), symbols });
+            out.push(Relocations {
+                object: object.clone(),
+                section: section.name.clone(),
+                count: relocs.len(),
+                symbols,
+            });
         }
     }
     out

@@ -122,9 +122,10 @@ fn request(opts: &Opts) -> Result<Request> {
             _ => bail!("failed to understand `--make {variable}`: it is not VAR=VALUE"),
         }
     }
-    let jobs = opts.jobs.filter(|j| *j > 0).unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    });
+    let jobs = opts
+        .jobs
+        .filter(|j| *j > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let (name, output) = name_module(&opts.patches, opts.output.as_deref())?;
     Ok(Request {
         patches: opts.patches.clone(),

@@ -93,7 +93,11 @@ pub fn main() -> ExitCode {
 
 /// Says what went wrong, outermost first, and gives the exit status of its kind.
 fn failed(error: &anyhow::Error) -> u8 {
-    if error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+    if error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    {
         return status::BROKEN;
     }
     if let Some(refused) = error.downcast_ref::<Refused>() {
@@ -143,6 +147,5 @@ mod tests {
     #[test]
     fn definition_is_sound() {
         definition().debug_assert();
-
     }
 }

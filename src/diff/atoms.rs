@@ -337,9 +337,8 @@ impl<'o> Side<'o> {
             if is_code {
                 start = prefixes.iter().copied().find(|p| *p >= at && *p <= value).unwrap_or(value);
             }
-            let gap_is_padding = section.data.get(at as usize..start as usize).is_none_or(|gap| {
-                is_code || gap.iter().all(|b| *b == 0)
-            });
+            let gap_is_padding =
+                section.data.get(at as usize..start as usize).is_none_or(|gap| is_code || gap.iter().all(|b| *b == 0));
             if start > at && !gap_is_padding {
                 pieces.push((at, start, Kind::Anonymous, Vec::new()));
             }
@@ -537,8 +536,7 @@ impl<'o> Side<'o> {
         match atom.kind {
             Kind::Function => false,
             Kind::Data => {
-                !self.is_global(id)
-                    && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
+                !self.is_global(id) && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
             }
             Kind::Text | Kind::Constant | Kind::Anonymous | Kind::Entry => true,
         }

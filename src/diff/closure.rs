@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
+use super::names;
 use super::special::Rule;
 use super::verdict::{Diff, Verdict};
-use super::names;
 use crate::elf::object::{stb, stt};
 use crate::elf::{Place, SymbolId};
 use crate::error::{Reason, Refusal};
@@ -81,8 +81,7 @@ pub struct Closure {
 
 /// Follows all references from the changed and new functions.
 pub fn closure(diff: &Diff<'_>) -> Closure {
-    let mut walk =
-        Walk { diff, carried: diff.carried_functions(), out: Closure::default(), seen: HashSet::new() };
+    let mut walk = Walk { diff, carried: diff.carried_functions(), out: Closure::default(), seen: HashSet::new() };
     let side = &diff.patched;
     let mut functions: Vec<AtomId> = walk.carried.keys().copied().collect();
     functions.sort_unstable();

@@ -177,11 +177,9 @@ impl<'a, 'o> Compare<'a, 'o> {
             // An entry refers back to the code it is about; that is compared with the code's own tables.
         }
         (!self.same(a, b)).then(|| match ka {
-            Kind::Text => format!(
-                "the text \"{}\" became \"{}\"",
-                text(self.original.bytes(a)),
-                text(self.patched.bytes(b))
-            ),
+            Kind::Text => {
+                format!("the text \"{}\" became \"{}\"", text(self.original.bytes(a)), text(self.patched.bytes(b)))
+            }
             _ => format!("the contents of `{}` changed", self.patched.name(b)),
         })
     }

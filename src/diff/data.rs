@@ -14,11 +14,7 @@ use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
 
 /// Finds data that changed or is new.
-pub fn changes(
-    compare: &Compare<'_, '_>,
-    functions: &[FunctionVerdict],
-    refusals: &mut Vec<Refusal>,
-) -> DataChanges {
+pub fn changes(compare: &Compare<'_, '_>, functions: &[FunctionVerdict], refusals: &mut Vec<Refusal>) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
     let mut out = DataChanges::default();
     let mut readers: Option<(HashMap<AtomId, HashSet<AtomId>>, HashMap<AtomId, HashSet<AtomId>>)> = None;
@@ -79,8 +75,7 @@ fn only_changed_read(
     side: impl Fn(&FunctionVerdict) -> Option<AtomId>,
 ) -> bool {
     let Some(readers) = readers else { return false };
-    let replaced: HashSet<AtomId> =
-        functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(side).collect();
+    let replaced: HashSet<AtomId> = functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(side).collect();
     !readers.is_empty() && readers.iter().all(|r| replaced.contains(r))
 }
 

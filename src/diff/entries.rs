@@ -44,8 +44,7 @@ pub fn size(object: &Object, id: SectionId) -> Option<u64> {
 
 /// Whether each entry of this size starts with a relocation.
 fn tiles(relocs: &[&Reloc], total: u64, size: u64) -> bool {
-    total % size == 0
-        && (0..total / size).all(|i| relocs.binary_search_by_key(&(i * size), |r| r.r_offset).is_ok())
+    total % size == 0 && (0..total / size).all(|i| relocs.binary_search_by_key(&(i * size), |r| r.r_offset).is_ok())
 }
 
 fn points_to_code(object: &Object, reloc: &Reloc) -> bool {

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use super::Options;
-use super::atoms::{AtomId, Kind, Side, Target};
 use super::arch::Use;
+use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::{Compare, Difference};
 use super::names;
 use super::tables::Tables;
@@ -111,9 +111,8 @@ pub fn spread_unhookable(
     let callers = callers(new, new_tables);
     let index: HashMap<AtomId, usize> =
         functions.iter().enumerate().filter_map(|(i, f)| Some((f.patched?, i))).collect();
-    let mut work: Vec<usize> = (0..functions.len())
-        .filter(|i| matches!(functions[*i].verdict, Verdict::Changed | Verdict::New))
-        .collect();
+    let mut work: Vec<usize> =
+        (0..functions.len()).filter(|i| matches!(functions[*i].verdict, Verdict::Changed | Verdict::New)).collect();
     let mut done = vec![false; functions.len()];
     while let Some(i) = work.pop() {
         if std::mem::replace(&mut done[i], true) {
@@ -175,7 +174,10 @@ fn gone_code(function: &FunctionVerdict, section: &str, is_new: bool) -> Refusal
     let (reason, message) = if is_new {
         (Reason::NeverRuns, format!("new function `{}` lies in `{section}` and would never run", function.name))
     } else {
-        (Reason::InitSection, format!("changed function `{}` lies in `{section}`: it runs at {when} only", function.name))
+        (
+            Reason::InitSection,
+            format!("changed function `{}` lies in `{section}`: it runs at {when} only", function.name),
+        )
     };
     Refusal::new(reason, message, "do in a pre-patch callback what it should have done, or leave it out of the patch")
         .symbol(&function.name)

@@ -38,11 +38,7 @@ pub struct Options {
 /// When the objects are not of one supported architecture; everything else is in the returned [`Diff`].
 pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> anyhow::Result<Diff<'o>> {
     if original.e_machine != patched.e_machine || original.little_endian != patched.little_endian {
-        anyhow::bail!(
-            "the objects are for different machines ({} and {})",
-            original.e_machine,
-            patched.e_machine
-        );
+        anyhow::bail!("the objects are for different machines ({} and {})", original.e_machine, patched.e_machine);
     }
     let (Some(old), Some(new)) = (Side::new(original), Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);

@@ -52,8 +52,18 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
     let last = base.rsplit('.').next().unwrap_or(&base);
     if matches!(
         last,
-        "__already_done" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "__key" | "__warned" | "_entry"
-            | "_entry_ptr" | "_rs" | "descriptor" | "__print_once" | "CSWTCH"
+        "__already_done"
+            | "__func__"
+            | "__FUNCTION__"
+            | "__PRETTY_FUNCTION__"
+            | "__key"
+            | "__warned"
+            | "_entry"
+            | "_entry_ptr"
+            | "_rs"
+            | "descriptor"
+            | "__print_once"
+            | "CSWTCH"
     ) && is_numbered(name)
     {
         return true;

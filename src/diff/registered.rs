@@ -71,7 +71,9 @@ fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
             at += text.len() + 1;
         }
         // Information that follows from the code, not from the source.
-        out.retain(|(text, _)| !text.starts_with("import_ns=") && !text.contains("parmtype=") && !text.contains("parm="));
+        out.retain(|(text, _)| {
+            !text.starts_with("import_ns=") && !text.contains("parmtype=") && !text.contains("parm=")
+        });
         return out;
     }
     let mut out: Vec<(String, u64)> = Vec::new();

@@ -42,12 +42,25 @@ pub fn rule(name: &str) -> Option<Rule> {
         "__patchable_function_entries" => Dropped("made anew by the module build"),
         ".printk_index" => Dropped("index of message texts, not used by code"),
         ".export_symbol" | "__kcrctab" | "__kcrctab_gpl" | "__ksymtab_strings" => Registration,
-        "__param" | "_ftrace_events" | "__syscalls_metadata" | "__tracepoints_ptrs" | "__bpf_raw_tp_map"
-        | "_error_injection_whitelist" | "_kprobe_blacklist" | "_ftrace_eval_map" | "__event_filters" => Registration,
-        ".comment" | ".note.GNU-stack" | ".note.gnu.property" | ".gnu.build.attributes" | ".llvm_addrsig"
-        | ".llvm.call-graph-profile" | ".GCC.command.line" | ".BTF" | ".BTF_ids" | ".BTF.ext" => {
-            Dropped("not part of the running kernel")
-        }
+        "__param"
+        | "_ftrace_events"
+        | "__syscalls_metadata"
+        | "__tracepoints_ptrs"
+        | "__bpf_raw_tp_map"
+        | "_error_injection_whitelist"
+        | "_kprobe_blacklist"
+        | "_ftrace_eval_map"
+        | "__event_filters" => Registration,
+        ".comment"
+        | ".note.GNU-stack"
+        | ".note.gnu.property"
+        | ".gnu.build.attributes"
+        | ".llvm_addrsig"
+        | ".llvm.call-graph-profile"
+        | ".GCC.command.line"
+        | ".BTF"
+        | ".BTF_ids"
+        | ".BTF.ext" => Dropped("not part of the running kernel"),
         _ if name.starts_with(".discard.") => CodeTable(1),
         _ if name.starts_with("runtime_ptr_")
             || name.starts_with("runtime_shift_")

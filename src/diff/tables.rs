@@ -42,13 +42,7 @@ impl Tables {
                     Some(function) => {
                         let function = tables.whole(function);
                         tables.owner.insert(*entry, function);
-                        tables
-                            .entries
-                            .entry(function)
-                            .or_default()
-                            .entry(name.clone())
-                            .or_default()
-                            .push(*entry);
+                        tables.entries.entry(function).or_default().entry(name.clone()).or_default().push(*entry);
                     }
                     None if is_about_no_function(side, *entry) => {}
                     None => tables.problems.push(

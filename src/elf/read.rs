@@ -214,7 +214,9 @@ impl Reader<'_> {
         let target = &mut object.sections[target.index()];
         if section.sh_flags(endian).0 & SHF_RELA_LIVEPATCH != 0 {
             let Some((owner, _)) = klp::parse_rela_section(name) else {
-                bail!("section `{name}` is flagged as livepatch relocations but not named `.klp.rela.<object>.<section>`");
+                bail!(
+                    "section `{name}` is flagged as livepatch relocations but not named `.klp.rela.<object>.<section>`"
+                );
             };
             target.klp_relocs.push((owner.to_owned(), relocs));
         } else {

@@ -3,9 +3,9 @@
 //! loader's copy of the symbol table both count on it; locals must already come first.
 
 use anyhow::{Result, bail};
+use object::Endianness;
 use object::elf;
 use object::write::elf::{FileHeader, Rel, SectionHeader, SectionIndex, Sym, Writer};
-use object::Endianness;
 
 use super::klp::{self, SHF_RELA_LIVEPATCH, SHN_LIVEPATCH};
 use super::object::{Object, Place, Reloc, sht, stb, stt};

@@ -29,7 +29,13 @@ pub enum ReplaceMode {
 }
 
 /// Fills the template.
-pub fn render(module: &str, description: &str, tables: &[ObjectTable], replace: ReplaceMode, info: &[(String, String)]) -> String {
+pub fn render(
+    module: &str,
+    description: &str,
+    tables: &[ObjectTable],
+    replace: ReplaceMode,
+    info: &[(String, String)],
+) -> String {
     let mut declarations = String::new();
     let mut text = String::new();
     let mut objects = String::new();
@@ -52,8 +58,7 @@ pub fn render(module: &str, description: &str, tables: &[ObjectTable], replace: 
         for (member, label) in &table.callbacks {
             let argument = "struct klp_object *object";
             let result = if member == "pre_patch" { "int" } else { "void" };
-            let _ =
-                writeln!(declarations, "extern {result} klp_{member}_{i}({argument}) asm({});", quoted(label));
+            let _ = writeln!(declarations, "extern {result} klp_{member}_{i}({argument}) asm({});", quoted(label));
             let _ = writeln!(objects, "\t\t.callbacks.{member} = klp_{member}_{i},");
         }
         let _ = writeln!(objects, "\t}},");
@@ -63,8 +68,7 @@ pub fn render(module: &str, description: &str, tables: &[ObjectTable], replace: 
         ReplaceMode::All => "\t.replace = true,\n".to_owned(),
         ReplaceMode::Nothing => String::new(),
     };
-    let info: String =
-        info.iter().map(|(key, value)| format!("MODULE_INFO({key}, {});\n", quoted(value))).collect();
+    let info: String = info.iter().map(|(key, value)| format!("MODULE_INFO({key}, {});\n", quoted(value))).collect();
     let template = include_str!("../../templates/init.c");
     // The template's own head says who holds the licence of the text; placeholders are replaced once each.
     template

@@ -365,8 +365,7 @@ impl Builder<'_, '_> {
             let arch = arch::of(self.side().object);
             let section = &mut self.sections[out.index()];
             let place = (at + constant.offset) as usize;
-            let rewritten =
-                arch.and_then(|arch| arch.read_variable_instead(&mut section.data, place, &constant.kind));
+            let rewritten = arch.and_then(|arch| arch.read_variable_instead(&mut section.data, place, &constant.kind));
             match rewritten {
                 Some((r_offset, r_type, r_addend)) => {
                     if let Some(symbol) = self.outside_symbol(&constant.variable) {

@@ -98,12 +98,8 @@ fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(u
     }
     for unit in units.iter_mut() {
         let patch = &mut unit.patch;
-        let wanted: Vec<_> = patch
-            .replacements
-            .iter()
-            .map(|r| r.symbol)
-            .chain(patch.callbacks.iter().map(|c| c.symbol))
-            .collect();
+        let wanted: Vec<_> =
+            patch.replacements.iter().map(|r| r.symbol).chain(patch.callbacks.iter().map(|c| c.symbol)).collect();
         for id in wanted {
             let symbol = &mut patch.object.symbols[id.index()];
             if symbol.st_bind != stb::LOCAL {

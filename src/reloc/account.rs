@@ -58,8 +58,11 @@ impl Account {
 
 /// Counts a closure's references. References that could not be followed are the closure's refusals.
 pub(super) fn account(closure: &Closure, resolved: &Resolved) -> Account {
-    let mut account =
-        Account { seen: closure.refs.len() + closure.refusals.len(), refused: closure.refusals.len(), ..Account::default() };
+    let mut account = Account {
+        seen: closure.refs.len() + closure.refusals.len(),
+        refused: closure.refusals.len(),
+        ..Account::default()
+    };
     for r in &closure.refs {
         if resolved.dropped_entries.contains_key(&r.atom) {
             account.dropped += 1;

@@ -93,11 +93,7 @@ impl<'a> Classifier<'a> {
         let size = original.map(|s| s.st_size).filter(|s| *s > 0);
         let is_function = original.is_some_and(|s| s.st_type == stt::FUNC);
         let sympos = self.locate_own(&symbol.name, true, size, is_function)?;
-        Ok(Resolution::Livepatch(KlpSymbol {
-            object: self.world.object.to_owned(),
-            name: symbol.name.clone(),
-            sympos,
-        }))
+        Ok(Resolution::Livepatch(KlpSymbol { object: self.world.object.to_owned(), name: symbol.name.clone(), sympos }))
     }
 
     fn global(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
@@ -215,12 +211,8 @@ impl<'a> Classifier<'a> {
 
 /// sympos of the one global symbol of a name: `None` when there is none, an error with the count when several.
 fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<Result<u32, usize>> {
-    let globals: Vec<u32> = table
-        .named(name)
-        .iter()
-        .copied()
-        .filter(|i| table.symbols[*i as usize].binding != Binding::Local)
-        .collect();
+    let globals: Vec<u32> =
+        table.named(name).iter().copied().filter(|i| table.symbols[*i as usize].binding != Binding::Local).collect();
     match globals.as_slice() {
         [] => None,
         [one] => Some(Ok(table.sympos(*one, is_module).unwrap_or(0) as u32)),

@@ -11,9 +11,9 @@ pub use classify::{Resolution, World};
 
 use std::collections::HashMap;
 
+use crate::diff::atoms::{AtomId, Kind};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::Diff;
-use crate::diff::atoms::{AtomId, Kind};
 use crate::error::{Reason, Refusal};
 
 /// The answers for one unit.

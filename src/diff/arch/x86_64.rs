@@ -125,11 +125,8 @@ impl Arch for X86_64 {
 
     fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool {
         // `call __fentry__` right at the start, after an ENDBR64 where there is one.
-        let skip = if section.data.get(start as usize..start as usize + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) {
-            4
-        } else {
-            0
-        };
+        let skip =
+            if section.data.get(start as usize..start as usize + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
         reloc_at(section, start + skip + 1)
             .and_then(|r| r.symbol)
             .is_some_and(|s| object.symbol(s).name == "__fentry__")
