@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -76,7 +77,10 @@ impl ObjectCache {
     /// Copies an object out, if it is there.
     pub(super) fn get(&self, key: &str, to: &Path) -> bool {
         let path = self.path(key);
-        if fs::copy(&path, to).is_err() {
+        let Ok(stored) = fs::read(&path) else { return false };
+        // A file that a crash cut short, or a disk altered, is none.
+        let Some((object, digest)) = stored.split_last_chunk::<{ blake3::OUT_LEN }>() else { return false };
+        if blake3::hash(object).as_bytes() != digest || fs::write(to, object).is_err() {
             return false;
         }
         // Used now: the last to be evicted. Failing to say so is no reason to compile.
@@ -91,7 +95,9 @@ impl ObjectCache {
         let dir = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(dir).with_context(what)?;
         let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).with_context(what)?;
-        std::io::copy(&mut fs::File::open(object).with_context(what)?, temporary.as_file_mut()).with_context(what)?;
+        let bytes = fs::read(object).with_context(what)?;
+        temporary.write_all(&bytes).with_context(what)?;
+        temporary.write_all(blake3::hash(&bytes).as_bytes()).with_context(what)?;
         temporary.persist(&path).map_err(|error| error.error).with_context(what)?;
         Ok(())
     }
@@ -152,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let object = dir.path().join("x.o");
         fs::write(&object, [7; 100]).unwrap();
-        let cache = ObjectCache::new(&dir.path().join("cache"), 250);
+        let cache = ObjectCache::new(&dir.path().join("cache"), 300);
         let long_ago = |seconds| SystemTime::now() - std::time::Duration::from_secs(seconds);
         for (key, age) in [("aa1", 30), ("bb2", 20), ("cc3", 10)] {
             cache.put(key, &object).unwrap();
@@ -164,6 +170,8 @@ mod tests {
         assert!(!cache.get("bb2", &out), "the one that was not used goes");
         assert!(cache.get("aa1", &out) && cache.get("cc3", &out));
         assert!(!cache.get("dd4", &out));
+        fs::write(cache.path("cc3"), [7; 90]).unwrap();
+        assert!(!cache.get("cc3", &out), "a damaged file is none");
     }
 
     /// Command, directory and text all count, and their borders too.

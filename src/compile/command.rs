@@ -42,7 +42,7 @@ pub(super) const TAKES_VALUE: &[&str] = &[
 ];
 
 /// Options that only write something, dropped with the next argument.
-const WRITES_NEXT: &[&str] = &["-o", "-MF", "-MT", "-MQ", "-aux-info", "-dumpdir", "-dumpbase", "-dumpbase-ext"];
+const WRITES_NEXT: &[&str] = &["-o", "-MF", "-MT", "-MQ", "-MJ", "-aux-info", "-dumpdir", "-dumpbase", "-dumpbase-ext"];
 
 /// Options that only write something, or say how far to go.
 const WRITES: &[&str] =

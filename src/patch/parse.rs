@@ -183,6 +183,12 @@ impl Parser<'_> {
             } else if line.starts_with(b"GIT binary patch") || is_binary_line(&line) {
                 self.problem(self.at + 1, "a binary change cannot become a livepatch");
                 self.at += 1;
+            } else if line.starts_with(b"diff --cc ") || line.starts_with(b"diff --combined ") {
+                self.problem(self.at + 1, "a merge's combined diff cannot be applied; make it with `git diff A B`");
+                self.at += 1;
+            } else if is_only_in(&line) {
+                self.problem(self.at + 1, "a file that only one side has is left out here; make the diff with -N");
+                self.at += 1;
             } else if range(&line).is_some() {
                 self.problem(self.at + 1, "a hunk without `---` and `+++` lines before it");
                 self.at += 1;
@@ -377,6 +383,12 @@ fn no_newline(lines: &mut [Line]) {
 
 fn is_binary_line(line: &[u8]) -> bool {
     (line.starts_with(b"Binary files ") || line.starts_with(b"Files ")) && line.ends_with(b" differ")
+}
+
+/// `Only in b/fs: new.c`, which diff -r says instead of showing the file.
+fn is_only_in(line: &[u8]) -> bool {
+    let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+    matches!(words[..], [b"Only", b"in", dir, _] if dir.ends_with(b":"))
 }
 
 /// Reads `@@ -A[,B] +C[,D] @@`.

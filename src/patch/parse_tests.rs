@@ -81,6 +81,8 @@ fn garbage() {
     assert!(problem("Binary files a/x.o and b/x.o differ\n").contains("binary"));
     assert!(problem("--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n").contains("leaves the kernel tree"));
     assert!(problem("--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-a\n+b\n").contains("absolute"));
+    assert!(problem(&format!("{BODY}Only in b/fs: new.c\n")).contains("make the diff with -N"));
+    assert!(problem("diff --cc fs/x.c\nindex 1,2..3\n@@@ -1,1 -1,1 +1,1 @@@\n").contains("combined diff"));
     assert!(problem("@@ -1 +1 @@\n-a\n+b\n").contains("a hunk without"));
     let both = problem(&format!("{binary}--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n"));
     assert!(both.contains("binary") && both.contains("leaves"), "{both}");
