@@ -49,7 +49,7 @@ impl Kernel {
             Some(release) => release::of_release(request, release.as_deref())?,
             None => parts::of_tree(request)?,
         };
-        let make_vars = make_variables(&request.make_vars);
+        let mut make_vars = make_variables(&request.make_vars);
         let jobs = match request.jobs {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             jobs => jobs,
@@ -68,6 +68,14 @@ impl Kernel {
                 jobs,
             })?),
         };
+        // kbuild would call `gcc`, which may be another one than the kernel's.
+        let default = format!("{}gcc", variable(&make_vars, "CROSS_COMPILE").unwrap_or_default());
+        if !["CC", "LLVM"].iter().any(|name| variable(&make_vars, name).is_some())
+            && !facts.config.is_y("CC_IS_CLANG")
+            && facts.compiler.command != [default]
+        {
+            make_vars.push(("CC".to_owned(), facts.compiler.command.join(" ")));
+        }
         let (source, objdir) = match (&private, parts.built) {
             (Some(private), _) => (private.source.clone(), private.objdir.clone()),
             (None, built) => (parts.source.clone(), built.unwrap_or(parts.source)),
