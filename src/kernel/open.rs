@@ -136,6 +136,9 @@ impl Facts {
             }),
             "configure the tree first, or name the kernel's configuration with --config",
         );
+        if let (Some((_, config)), Some(objdir)) = (&config, &parts.built) {
+            check_config_of_build(config, objdir, &mut problems);
+        }
         let header = parts.source.join("include/linux/livepatch.h");
         let abi = config.as_ref().and_then(|(_, config)| {
             let abi = read(&header).and_then(|text| {
@@ -183,6 +186,18 @@ impl Facts {
             }
             _ => Err(problems.into()),
         }
+    }
+}
+
+/// The objects were made with include/config/auto.conf (Makefile, `syncconfig`); `.config` may have changed since.
+fn check_config_of_build(config: &Config, objdir: &Path, problems: &mut Problems) {
+    let advice = "build the kernel again with this configuration, or put back the one it was built with";
+    let used = read(&objdir.join("include/config/auto.conf")).and_then(|text| Config::parse(&text));
+    let Some(used) = problems.take(used, "build the kernel first") else { return };
+    let changes = configured::changes(&used, config);
+    if !changes.is_empty() {
+        let shown = changes[..changes.len().min(5)].join(", ");
+        problems.add(format!("the configuration was changed after the kernel was built: {shown}"), advice);
     }
 }
 
@@ -243,6 +258,20 @@ mod tests {
         for part in [".config`", "Module.symvers`", "neither `vmlinux` nor `System.map`"] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
+    }
+
+    /// Objects of one configuration must not be patched under another.
+    #[test]
+    fn changed_configuration() {
+        let dir = tree(Some("CONFIG_X86_64=y\nCONFIG_B=y\n"));
+        for (file, text) in
+            [("init/.main.o.cmd", ""), ("Module.symvers", ""), ("include/config/auto.conf", "CONFIG_X86_64=y\n")]
+        {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        assert!(open(dir.path()).contains("CONFIG_B=n -> y"), "{}", open(dir.path()));
     }
 
     /// A kernel without livepatching is told so even when the tree is not built either.
