@@ -197,7 +197,7 @@ fn refuse_changes(wanted: &Config, path: &Path) -> Result<()> {
 }
 
 /// Options that differ, as `NAME=old -> new`, but for those that only record tools.
-fn changes(wanted: &Config, found: &Config) -> Vec<String> {
+pub(super) fn changes(wanted: &Config, found: &Config) -> Vec<String> {
     // Strings and numbers that describe a tool; whatever depends on them differs by itself.
     let record = |name: &str| {
         name.ends_with("_VERSION_TEXT")

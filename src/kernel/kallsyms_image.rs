@@ -212,3 +212,128 @@ fn align_up(value: usize, to: usize) -> usize {
 fn align_down(value: usize, to: usize) -> usize {
     value / to * to
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 0xffff_ffff_8100_0000;
+
+    /// Where a made-up image keeps its offsets, after the kernels that do so.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Layout {
+        /// Before the names, base behind them, per-cpu symbols absolute.
+        Linux5,
+        /// Behind the token index, base behind them, per-cpu symbols absolute.
+        Linux6,
+        /// Behind the token index, relative to their own places.
+        Linux7,
+    }
+
+    /// `_text`, then 300 functions, two of one name; with per-cpu symbols, one at 0 before them.
+    fn symbols(layout: Layout) -> Vec<(String, u64)> {
+        let mut list = vec![("T_text".to_owned(), BASE)];
+        if layout != Layout::Linux7 {
+            list.insert(0, ("Apercpu".to_owned(), 0));
+        }
+        list.extend((1..=300u64).map(|i| {
+            let name = if i % 150 == 0 { "tshow".to_owned() } else { format!("tfunction_{i}") };
+            (name, BASE + 16 * i)
+        }));
+        list.push((format!("t{}", "long".repeat(40)), BASE + 0x8000));
+        list
+    }
+
+    /// A segment at `BASE` with the tables of these symbols, between other bytes.
+    fn segment(layout: Layout) -> Vec<u8> {
+        let list = symbols(layout);
+        let align = |bytes: &mut Vec<u8>, to: usize| bytes.resize(bytes.len().div_ceil(to) * to, 0);
+        let offsets = |at: usize| -> Vec<u8> {
+            let percpu =
+                |address: u64| if address < BASE { address as i32 } else { (BASE as i64 - 1 - address as i64) as i32 };
+            let relative = |i: usize, address: u64| address.wrapping_sub(BASE + (at + 4 * i) as u64) as i32;
+            list.iter()
+                .enumerate()
+                .flat_map(|(i, (_, a))| {
+                    if layout == Layout::Linux7 { relative(i, *a) } else { percpu(*a) }.to_le_bytes()
+                })
+                .collect()
+        };
+        let mut out = vec![0xcc; 4096];
+        if layout == Layout::Linux5 {
+            out.extend(offsets(out.len()));
+            align(&mut out, 8);
+            out.extend(BASE.to_le_bytes());
+        }
+        out.extend((list.len() as u32).to_le_bytes());
+        align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
+        let (names, mut markers) = (out.len(), Vec::new());
+        for (i, (name, _)) in list.iter().enumerate() {
+            if i % 256 == 0 {
+                markers.extend(((out.len() - names) as u32).to_le_bytes());
+            }
+            // Token 1 stands for "tfunction_".
+            let packed = name.replace("tfunction_", "\x01").into_bytes();
+            match packed.len() {
+                length @ ..0x80 => out.push(length as u8),
+                length => out.extend([length as u8 & 0x7f | 0x80, (length >> 7) as u8]),
+            }
+            out.extend(packed);
+        }
+        align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
+        out.extend(markers);
+        align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
+        let (tokens, mut index) = (out.len(), Vec::new());
+        for c in 0..=255u8 {
+            index.extend(((out.len() - tokens) as u16).to_le_bytes());
+            match c {
+                1 => out.extend(b"tfunction_"),
+                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'_' => out.push(c),
+                _ => {}
+            }
+            out.push(0);
+        }
+        align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
+        out.extend(index);
+        if layout != Layout::Linux5 {
+            align(&mut out, 4);
+            out.extend(offsets(out.len()));
+            if layout == Layout::Linux6 {
+                align(&mut out, 8);
+                out.extend(BASE.to_le_bytes());
+            }
+        }
+        out.extend([0xcc; 4096]);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Vec<KernelSymbol>> {
+        let at = memmem::find(bytes, b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0").context("no digits")?;
+        Tables::find(bytes, at)?.symbols(bytes, BASE)
+    }
+
+    /// Every layout gives every name, address and letter, or positions in a stock kernel are wrong.
+    #[test]
+    fn layouts() {
+        for layout in [Layout::Linux5, Layout::Linux6, Layout::Linux7] {
+            let found = decode(&segment(layout)).unwrap();
+            let expected = symbols(layout);
+            assert_eq!(found.len(), expected.len());
+            for (found, (name, address)) in found.iter().zip(expected) {
+                assert_eq!((found.name.as_str(), found.address), (&name[1..], address));
+            }
+            assert_eq!(table(found).named("show").len(), 2);
+        }
+    }
+
+    /// Damaged addresses give no table rather than a wrong one.
+    #[test]
+    fn damaged() {
+        let mut bytes = segment(Layout::Linux7);
+        let end = bytes.len() - 4096;
+        bytes[end - 4..end].copy_from_slice(&i32::MIN.to_le_bytes());
+        assert!(decode(&bytes).is_err());
+        bytes.truncate(6000);
+        assert!(decode(&bytes).is_err());
+    }
+}

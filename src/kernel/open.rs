@@ -49,7 +49,7 @@ impl Kernel {
             Some(release) => release::of_release(request, release.as_deref())?,
             None => parts::of_tree(request)?,
         };
-        let make_vars = make_variables(&request.make_vars);
+        let mut make_vars = make_variables(&request.make_vars);
         let jobs = match request.jobs {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             jobs => jobs,
@@ -68,6 +68,14 @@ impl Kernel {
                 jobs,
             })?),
         };
+        // kbuild would call `gcc`, which may be another one than the kernel's.
+        let default = format!("{}gcc", variable(&make_vars, "CROSS_COMPILE").unwrap_or_default());
+        if !["CC", "LLVM"].iter().any(|name| variable(&make_vars, name).is_some())
+            && !facts.config.is_y("CC_IS_CLANG")
+            && facts.compiler.command != [default]
+        {
+            make_vars.push(("CC".to_owned(), facts.compiler.command.join(" ")));
+        }
         let (source, objdir) = match (&private, parts.built) {
             (Some(private), _) => (private.source.clone(), private.objdir.clone()),
             (None, built) => (parts.source.clone(), built.unwrap_or(parts.source)),
@@ -128,6 +136,9 @@ impl Facts {
             }),
             "configure the tree first, or name the kernel's configuration with --config",
         );
+        if let (Some((_, config)), Some(objdir)) = (&config, &parts.built) {
+            check_config_of_build(config, objdir, &mut problems);
+        }
         let header = parts.source.join("include/linux/livepatch.h");
         let abi = config.as_ref().and_then(|(_, config)| {
             let abi = read(&header).and_then(|text| {
@@ -175,6 +186,18 @@ impl Facts {
             }
             _ => Err(problems.into()),
         }
+    }
+}
+
+/// The objects were made with include/config/auto.conf (Makefile, `syncconfig`); `.config` may have changed since.
+fn check_config_of_build(config: &Config, objdir: &Path, problems: &mut Problems) {
+    let advice = "build the kernel again with this configuration, or put back the one it was built with";
+    let used = read(&objdir.join("include/config/auto.conf")).and_then(|text| Config::parse(&text));
+    let Some(used) = problems.take(used, "build the kernel first") else { return };
+    let changes = configured::changes(&used, config);
+    if !changes.is_empty() {
+        let shown = changes[..changes.len().min(5)].join(", ");
+        problems.add(format!("the configuration was changed after the kernel was built: {shown}"), advice);
     }
 }
 
@@ -235,6 +258,20 @@ mod tests {
         for part in [".config`", "Module.symvers`", "neither `vmlinux` nor `System.map`"] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
+    }
+
+    /// Objects of one configuration must not be patched under another.
+    #[test]
+    fn changed_configuration() {
+        let dir = tree(Some("CONFIG_X86_64=y\nCONFIG_B=y\n"));
+        for (file, text) in
+            [("init/.main.o.cmd", ""), ("Module.symvers", ""), ("include/config/auto.conf", "CONFIG_X86_64=y\n")]
+        {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        assert!(open(dir.path()).contains("CONFIG_B=n -> y"), "{}", open(dir.path()));
     }
 
     /// A kernel without livepatching is told so even when the tree is not built either.

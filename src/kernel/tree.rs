@@ -91,9 +91,10 @@ impl Kernel {
         &self.compiler
     }
 
-    /// Variables for every run of make: those of the environment that kbuild takes, then `--make`'s.
+    /// Variables for module builds: those of the environment that kbuild takes, the compiler where kbuild would
+    /// choose another, then `--make`'s.
     pub fn make_vars(&self) -> &[(String, String)] {
-        self.private.as_ref().map_or(&self.make_vars, |private| &private.make_vars)
+        &self.make_vars
     }
 
     /// How many jobs to run at a time.
