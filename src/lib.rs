@@ -4,8 +4,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
+pub mod cli;
 pub mod compile;
+pub mod diff;
 pub mod elf;
+pub mod emit;
 pub mod error;
+pub mod inspect;
 pub mod kernel;
 pub mod patch;
+pub mod reloc;
+pub mod report;
+pub mod request;

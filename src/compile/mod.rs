@@ -1,1 +1,164 @@
 //! Compile the units a patch can reach, original and patched, without writing to the kernel tree.
+//!
+//! In: units with the commands kbuild used, the touched files with their contents. Out: two objects per unit, or
+//! the word that its tokens are the same on both sides. The original is compiled where it is, the patched
+//! side from a mirror ([`mirror`]); all outputs go to a private directory. Hard parts: the two sides must differ by
+//! nothing but the patch, and no compile may read an unpatched file by a way around the mirror.
+
+mod cache;
+mod command;
+mod deps;
+mod mirror;
+mod paths;
+pub mod run;
+mod tokens;
+mod unit;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+
+pub use cache::ObjectCache;
+pub use mirror::Mirror;
+
+use crate::error::ToolFailure;
+use crate::kernel::unit::Unit;
+use crate::patch::{Applied, keep_line_numbers};
+
+/// The kernel's directories; both are only read.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    /// Source tree.
+    pub source: PathBuf,
+    /// Build directory; the source tree itself for a build in place.
+    pub objdir: PathBuf,
+}
+
+/// How to compile.
+pub struct Options<'a> {
+    /// Compilers at a time.
+    pub jobs: usize,
+    /// Put before each compile (not before preprocessing): `ccache` and the like.
+    pub launcher: Vec<String>,
+    /// Where original objects are kept.
+    pub cache: Option<&'a ObjectCache>,
+    /// A private directory of the run, the caller's to remove; the objects come out in it.
+    pub work: &'a Path,
+    /// Told what is being done, as `compile fs/proc/cmdline.c`; called from several threads.
+    pub progress: &'a (dyn Fn(&str) + Sync),
+}
+
+/// A unit's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// Index of the unit in the input.
+    pub unit: usize,
+    /// What came out.
+    pub outcome: Outcome,
+    /// The patched compile's warnings, files named as in the source tree.
+    pub warnings: String,
+    /// The original came from the cache.
+    pub cached: bool,
+}
+
+/// What compiling a unit came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The same tokens on both sides: nothing was compiled.
+    Same,
+    /// Both objects.
+    Pair {
+        /// From the unpatched tree.
+        original: PathBuf,
+        /// From the patched one.
+        patched: PathBuf,
+    },
+    /// The unit's source is a new file; its command was borrowed from a sibling.
+    New {
+        /// From the patched tree.
+        patched: PathBuf,
+    },
+}
+
+/// Compiles the units. All failures of a run come as one error: a [`ToolFailure`] when compilers failed.
+pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<Vec<Compiled>> {
+    let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
+    let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
+    let mut mirror = Mirror::create(&work.join("tree"), &tree.source, contents(touched))?;
+    let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
+    let mut jobs = Vec::new();
+    for (index, unit) in units.iter().enumerate() {
+        let change = touched.get(&unit.source);
+        if change.is_some_and(|change| change.patched.is_none()) {
+            bail!("failed to compile `{}`: the patch deletes it", unit.source.display());
+        }
+        let new = change.is_some_and(|change| change.original.is_none());
+        jobs.push(unit::Job::new(index, unit, new, &paths, options, &work.join(index.to_string()))?);
+    }
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+
+    // Preprocess all; a unit that read around the mirror is done again when the mirror is repaired.
+    let mut seen: Vec<Option<unit::Seen>> = jobs.iter().map(|_| None).collect();
+    loop {
+        let open: Vec<usize> = (0..jobs.len()).filter(|&at| seen[at].is_none()).collect();
+        let found = pool.install(|| open.par_iter().map(|&at| jobs[at].preprocess(&mirror)).collect::<Vec<_>>());
+        let mut misses = Vec::new();
+        for (at, found) in open.into_iter().zip(all(found)?) {
+            if found.misses.is_empty() { seen[at] = Some(found) } else { misses.extend(found.misses) }
+        }
+        if misses.is_empty() {
+            break;
+        }
+        misses.iter().try_for_each(|dep| mirror.repair(dep))?;
+    }
+
+    let pairs: Vec<(&unit::Job, unit::Seen)> = jobs.iter().zip(seen.into_iter().flatten()).collect();
+    let compiled = pool.install(|| pairs.par_iter().map(|(job, seen)| job.compile(seen, &mirror)).collect::<Vec<_>>());
+    let compiled = all(compiled)?;
+    if let Some(cache) = options.cache {
+        cache.trim();
+    }
+    Ok(compiled)
+}
+
+/// The mirror's contents of the touched files: C with `#line` directives, the rest as patched.
+fn contents(touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let lines = |path: &Path| path.extension().is_some_and(|suffix| suffix == "c" || suffix == "h");
+    let files = touched.files.iter().map(|file| {
+        let text = match (&file.original, &file.patched) {
+            (Some(original), Some(patched)) if lines(&file.path) => Some(keep_line_numbers(original, patched)),
+            (_, patched) => patched.clone(),
+        };
+        (file.path.clone(), text)
+    });
+    files.collect()
+}
+
+/// All results, or all failures: those of compilers as one [`ToolFailure`], any other by itself.
+fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let mut done = Vec::new();
+    let mut failures: Vec<ToolFailure> = Vec::new();
+    for result in results {
+        match result.map_err(|error| error.downcast::<ToolFailure>()) {
+            Ok(value) => done.push(value),
+            Err(Ok(failure)) => failures.push(failure),
+            Err(Err(other)) => return Err(other),
+        }
+    }
+    match failures.len() {
+        0 => Ok(done),
+        1 => Err(failures.remove(0).into()),
+        count => {
+            let doing = format!("{}, and {} more", failures[0].doing, count - 1);
+            let output = failures.iter().map(|failure| format!("{}:\n{}", failure.doing, failure.output.trim_end()));
+            Err(ToolFailure { doing, output: output.collect::<Vec<_>>().join("\n") }.into())
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

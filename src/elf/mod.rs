@@ -1,7 +1,12 @@
 //! Bytes <-> model: the only folder that names the ELF crate.
 
 pub mod id;
+pub mod klp;
 pub mod object;
+mod read;
+mod write;
 
 pub use id::{SectionId, SymbolId};
 pub use object::{Object, Place, Reloc, Section, Symbol};
+pub use read::read;
+pub use write::write;

@@ -21,6 +21,8 @@ pub struct Object {
     pub little_endian: bool,
     /// All sections that carry contents of their own, in file order.
     pub sections: Vec<Section>,
+    /// Whether the file has section groups (COMDAT), which the model does not keep.
+    pub has_groups: bool,
     /// All symbols but the null symbol, in file order (locals first).
     pub symbols: Vec<Symbol>,
 }
@@ -40,6 +42,8 @@ pub struct Section {
     pub sh_addralign: u64,
     /// `sh_entsize`.
     pub sh_entsize: u64,
+    /// `sh_info`, kept as it is; relocation sections, whose `sh_info` is an index, are not sections here.
+    pub sh_info: u32,
     /// The section that `sh_link` names, where it names one (`SHF_LINK_ORDER`).
     pub link: Option<SectionId>,
     /// Contents; empty for `SHT_NOBITS`.

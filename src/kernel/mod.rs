@@ -1,5 +1,26 @@
 //! What the kernel is: source, build directory, configuration, exports, symbols, compile commands.
 
+pub mod abi;
+pub mod cmd;
+pub mod codec;
+pub mod compiler;
+pub mod config;
+pub mod configured;
+pub mod elf_table;
+pub mod image;
+pub mod kallsyms_image;
+pub mod locate;
+mod not_built;
+pub mod open;
+pub mod parts;
+mod release;
+mod single_units;
 pub mod symtab;
 pub mod symvers;
+pub mod text_table;
+pub mod tree;
 pub mod unit;
+pub mod units;
+
+pub use open::KernelRequest;
+pub use tree::Kernel;

@@ -1,0 +1,155 @@
+//! `klp-build [OPTIONS] PATCH...`: builds a livepatch module.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::{print, status};
+use crate::kernel::KernelRequest;
+use crate::report::human;
+use crate::report::progress::Progress;
+use crate::request::{Replace, Request, name_module};
+
+/// What to build, for which kernel.
+#[derive(Debug, Args)]
+pub(super) struct Opts {
+    /// Patches, applied in this order (git or plain unified diffs, -p1).
+    #[arg(value_name = "PATCH", required = true)]
+    patches: Vec<PathBuf>,
+
+    /// For each changed function, show the first difference.
+    #[arg(short = 'f', long)]
+    show_first_changed: bool,
+    /// Jobs at a time [default: the number of processors].
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Where to write the module [default: livepatch-<PATCH>.ko].
+    #[arg(short, long, value_name = "FILE.ko")]
+    output: Option<PathBuf>,
+    /// Replace the livepatches of this set, and only those (kernels with replace sets).
+    #[arg(short = 's', long, value_name = "SET", conflicts_with = "no_replace")]
+    replace_set: Option<u32>,
+    /// Replace no other livepatch (kernels without replace sets).
+    #[arg(long)]
+    no_replace: bool,
+    /// Say what is being done.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Say where every reference went, too.
+    #[arg(short, long)]
+    debug: bool,
+    /// Accepted for upstream's sake: originals are always taken from the cache when they are in it.
+    #[arg(short = 'S', long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=5))]
+    short_circuit: Option<u8>,
+    /// Keep the private work directory, and say where it is.
+    #[arg(short = 'T', long)]
+    keep_tmp: bool,
+    /// Print the report as JSON (docs/json.md).
+    #[arg(long)]
+    json: bool,
+
+    /// Kernel source tree [default: the current directory].
+    #[arg(short, long, value_name = "DIR", help_heading = "Kernel")]
+    kernel: Option<PathBuf>,
+    /// Its build directory (O=), built or merely configured [default: the source tree].
+    #[arg(short = 'O', long, value_name = "DIR", help_heading = "Kernel")]
+    objdir: Option<PathBuf>,
+    /// An installed distribution kernel [default when left out: the running one].
+    #[arg(long, value_name = "KVER", num_args = 0..=1, require_equals = true, help_heading = "Kernel")]
+    release: Option<Option<String>>,
+    /// Its configuration.
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    config: Option<PathBuf>,
+    /// Its Module.symvers.
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    symvers: Option<PathBuf>,
+    /// Its symbol table: vmlinux, System.map, or a copy of /proc/kallsyms.
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    symbols: Option<PathBuf>,
+    /// Its image: vmlinuz, vmlinux, or /proc/kcore.
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    image: Option<PathBuf>,
+    /// The directory with its modules.
+    #[arg(long, value_name = "DIR", help_heading = "Kernel")]
+    modules: Option<PathBuf>,
+    /// Do not check the compiled original against the image.
+    #[arg(long, help_heading = "Kernel")]
+    no_verify: bool,
+    /// A variable for make, as kbuild takes it (CC, LLVM, ARCH, CROSS_COMPILE are taken from the environment).
+    #[arg(long, value_name = "VAR=VALUE", help_heading = "Kernel")]
+    make: Vec<String>,
+    /// A compiler launcher: ccache, sccache, icecc, distcc.
+    #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
+    launcher: Option<String>,
+    /// Private key to sign the module with [default: the kernel's own, where there is one].
+    #[arg(long, value_name = "FILE", requires = "sign_cert")]
+    sign_key: Option<PathBuf>,
+    /// Certificate that belongs to the key.
+    #[arg(long, value_name = "FILE", requires = "sign_key")]
+    sign_cert: Option<PathBuf>,
+}
+
+/// Builds, prints, and gives the exit status.
+pub(super) fn run(opts: &Opts) -> Result<u8> {
+    let request = request(opts)?;
+    let progress = Progress::new(opts.verbose || opts.debug, opts.json && !opts.verbose);
+    let report = crate::build::build(&request, &progress);
+    progress.done();
+    let report = report?;
+    if opts.short_circuit.is_some() && opts.verbose {
+        eprintln!("note: -S has no effect: what did not change is never done again");
+    }
+    if opts.debug {
+        eprintln!("account: {}", serde_json::to_string(&report.account)?);
+    }
+    if opts.show_first_changed && !opts.json {
+        human::first_changed(&report, &mut std::io::stderr().lock())?;
+    }
+    print(&report, opts.json, opts.verbose || opts.debug, status::UNCHANGED)
+}
+
+fn request(opts: &Opts) -> Result<Request> {
+    let mut make_vars = Vec::new();
+    for variable in ["ARCH", "CROSS_COMPILE", "LLVM", "CC"] {
+        if let Ok(value) = std::env::var(variable) {
+            make_vars.push((variable.to_owned(), value));
+        }
+    }
+    for variable in &opts.make {
+        match variable.split_once('=') {
+            Some((name, value)) if !name.is_empty() => make_vars.push((name.to_owned(), value.to_owned())),
+            _ => bail!("failed to understand `--make {variable}`: it is not VAR=VALUE"),
+        }
+    }
+    let jobs = opts.jobs.filter(|j| *j > 0).unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    });
+    let (name, output) = name_module(&opts.patches, opts.output.as_deref())?;
+    Ok(Request {
+        patches: opts.patches.clone(),
+        kernel: KernelRequest {
+            source: opts.kernel.clone(),
+            objdir: opts.objdir.clone(),
+            release: opts.release.clone(),
+            config: opts.config.clone(),
+            symvers: opts.symvers.clone(),
+            symbols: opts.symbols.clone(),
+            image: opts.image.clone(),
+            modules: opts.modules.clone(),
+            make_vars,
+            jobs,
+        },
+        name,
+        output,
+        replace: match (opts.replace_set, opts.no_replace) {
+            (Some(set), _) => Replace::Set(set),
+            (None, true) => Replace::Nothing,
+            (None, false) => Replace::Default,
+        },
+        jobs,
+        launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
+        keep_tmp: opts.keep_tmp,
+        sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
+    })
+}

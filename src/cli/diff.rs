@@ -1,0 +1,97 @@
+//! `klp-build diff ORIG.o PATCHED.o`: the verdict on two objects, and the patch object on request.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::{print, status};
+use crate::diff::{self, closure};
+use crate::elf::{self, Object};
+use crate::emit::{object, readback};
+use crate::kernel::symvers::Symvers;
+use crate::reloc::{self, World};
+use crate::report::{Outcome, Report};
+
+/// Two objects, and what is known of the kernel.
+#[derive(Debug, Args)]
+pub(super) struct Opts {
+    /// The object of the unpatched source.
+    #[arg(value_name = "ORIG.o")]
+    original: PathBuf,
+    /// The object of the patched source.
+    #[arg(value_name = "PATCHED.o")]
+    patched: PathBuf,
+    /// Write the functions that changed, and all they need, as an object.
+    #[arg(short, long, value_name = "OUT.o")]
+    output: Option<PathBuf>,
+    /// Module.symvers of the unpatched kernel: what is exported is not made a livepatch symbol.
+    #[arg(long, value_name = "FILE")]
+    symvers: Option<PathBuf>,
+    /// The kernel object both belong to [default: `name=` in .modinfo, else vmlinux].
+    #[arg(long, value_name = "NAME")]
+    object: Option<String>,
+    /// Print the report as JSON (docs/json.md).
+    #[arg(long)]
+    json: bool,
+    /// Say what is worth knowing besides.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Compares, prints, writes, and gives the exit status.
+pub(super) fn run(opts: &Opts) -> Result<u8> {
+    let original = read(&opts.original)?;
+    let patched = read(&opts.patched)?;
+    let symvers = match &opts.symvers {
+        Some(path) => Symvers::read(path)?,
+        None => Symvers::default(),
+    };
+    let name = opts.object.clone().unwrap_or_else(|| object_name(&original));
+    let diff = diff::diff(&original, &patched, diff::Options::default())
+        .with_context(|| format!("failed to compare `{}` and `{}`", opts.original.display(), opts.patched.display()))?;
+    let mut report = Report::new();
+    report.add(&name, None, &diff);
+    report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&name)));
+    let mut written = None;
+    if diff.is_empty() {
+        report.outcome = Outcome::Unchanged;
+    } else {
+        let depends: BTreeSet<String> = symvers.exports.values().map(|e| e.object.clone()).collect();
+        let world = World {
+            object: &name,
+            symvers: &symvers,
+            vmlinux: None,
+            own: None,
+            depends: &depends,
+            new_globals: &diff.new_global_names(),
+        };
+        let closure = closure::closure(&diff);
+        let resolved = reloc::resolve(&diff, &closure, &world);
+        let patch = object::build(&diff, &closure, &resolved, &world);
+        let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
+        report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
+        report.warnings.extend(resolved.warnings.iter().cloned());
+        report.account.add(&resolved.account);
+        report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
+        written = Some(patch.object);
+    }
+    if !report.refusals.is_empty() {
+        report.outcome = Outcome::Refused;
+    } else if let (Some(path), Some(object)) = (&opts.output, &written) {
+        let bytes = elf::write(object).context("failed to write the patch object")?;
+        fs::write(path, bytes).with_context(|| format!("failed to write `{}`", path.display()))?;
+    }
+    print(&report, opts.json, opts.verbose, status::DONE)
+}
+
+fn read(path: &Path) -> Result<Object> {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
+}
+
+fn object_name(object: &Object) -> String {
+    readback::modinfo(object, "name").next().unwrap_or_else(|| "vmlinux".to_owned())
+}

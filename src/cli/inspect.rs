@@ -1,0 +1,76 @@
+//! `klp-build inspect MODULE.ko`: what a livepatch module patches, whoever made it.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::status;
+use crate::elf;
+use crate::inspect::{self, Inspection};
+
+/// Which module.
+#[derive(Debug, Args)]
+pub(super) struct Opts {
+    /// The livepatch module.
+    #[arg(value_name = "MODULE.ko")]
+    module: PathBuf,
+    /// Print it as JSON (docs/json.md).
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads, prints, and gives the exit status.
+pub(super) fn run(opts: &Opts) -> Result<u8> {
+    let bytes = fs::read(&opts.module).with_context(|| format!("failed to read `{}`", opts.module.display()))?;
+    let module = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", opts.module.display()))?;
+    let Some(found) = inspect::inspect(&module) else {
+        bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", opts.module.display());
+    };
+    let mut out = std::io::stdout().lock();
+    if opts.json {
+        serde_json::to_writer_pretty(&mut out, &found)?;
+        writeln!(out)?;
+    } else {
+        text(&found, &mut out)?;
+    }
+    Ok(status::DONE)
+}
+
+fn text(found: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "module: {}", found.name)?;
+    if let Some(vermagic) = &found.vermagic {
+        writeln!(out, "built for: {vermagic}")?;
+    }
+    match (found.replace_set, found.replace) {
+        (Some(set), _) => writeln!(out, "replaces: set {set}")?,
+        (None, Some(true)) => writeln!(out, "replaces: all livepatches")?,
+        (None, Some(false)) => writeln!(out, "replaces: none")?,
+        (None, None) => {}
+    }
+    for object in &found.objects {
+        writeln!(out, "object: {}", object.name)?;
+        for function in &object.functions {
+            writeln!(out, "  function: {},{}", function.function, function.sympos)?;
+        }
+        for callback in &object.callbacks {
+            writeln!(out, "  callback: {callback}")?;
+        }
+    }
+    for relocation in &found.relocations {
+        writeln!(
+            out,
+            "relocations: {} in {} for {}: {}",
+            relocation.count,
+            relocation.section,
+            relocation.object,
+            relocation.symbols.join(" ")
+        )?;
+    }
+    for refusal in &found.broken_rules {
+        writeln!(out, "breaks a rule of the loader: {}", refusal.message)?;
+    }
+    Ok(())
+}

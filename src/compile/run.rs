@@ -1,0 +1,69 @@
+//! Child processes that can be stopped: each in a process group of its own, all known here.
+//!
+//! In: a command. Out: what it printed. Hard because a compiler driver starts children of its own, so killing
+//! the driver is not enough, and because a run that a person interrupts must not leave compilers behind that
+//! write into directories being removed. Signals only set a flag and kill the groups; the run then ends by
+//! ordinary errors, and temporary directories go the ordinary way.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Runs a command to its end, with no input, and gives what it printed; the exit status is the caller's to judge.
+pub fn output(command: &mut Command) -> Result<Output> {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = {
+        // Under the lock, so that no child starts after the others were killed.
+        let mut groups = GROUPS.lock().unwrap_or_else(|poison| poison.into_inner());
+        if interrupted() {
+            bail!("interrupted");
+        }
+        let child = command.spawn().with_context(|| format!("failed to run `{name}`"))?;
+        groups.insert(child.id());
+        child
+    };
+    let id = child.id();
+    let output = child.wait_with_output();
+    GROUPS.lock().unwrap_or_else(|poison| poison.into_inner()).remove(&id);
+    if interrupted() {
+        bail!("interrupted");
+    }
+    output.with_context(|| format!("failed to read what `{name}` prints"))
+}
+
+/// Whether a signal asked the run to end.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Ends the run: kills all children with their children, and lets no new one start.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+    let groups = GROUPS.lock().unwrap_or_else(|poison| poison.into_inner());
+    for pid in groups.iter().filter_map(|&id| Pid::from_raw(id as i32)) {
+        // A group that is gone already is what we want.
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+/// Makes SIGINT, SIGTERM and SIGHUP end the run by [`interrupt`]. For the program's `main`, once.
+pub fn on_signals() -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("failed to catch signals")?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            interrupt();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! One unit: preprocess both sides, and compile them if their tokens differ.
+//!
+//! In: the unit's command, the mirror. Out: objects in the run's private directory. Preprocessing comes first
+//! since it is cheap, says what the compile will read, and settles most units that a header reaches.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::paths::Paths;
+use super::{Compiled, Mirror, Options, Outcome, command, deps, run, tokens};
+use crate::error::ToolFailure;
+use crate::kernel::unit::Unit;
+
+/// Longest compiler output that is passed on, in lines.
+const OUTPUT_LINES: usize = 60;
+
+/// What is needed to compile one unit.
+pub(super) struct Job<'a> {
+    index: usize,
+    unit: &'a Unit,
+    /// The source is only in the patched tree.
+    new: bool,
+    paths: &'a Paths,
+    options: &'a Options<'a>,
+    dir: PathBuf,
+    /// The command without outputs: on the tree, and on the mirror.
+    original: Vec<String>,
+    patched: Vec<String>,
+}
+
+/// What preprocessing showed.
+pub(super) struct Seen {
+    same: bool,
+    /// Cache key of the original's object.
+    key: Option<String>,
+    /// Files the patched side read around the mirror, as spelled.
+    pub(super) misses: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Original,
+    Patched,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        index: usize,
+        unit: &'a Unit,
+        new: bool,
+        paths: &'a Paths,
+        options: &'a Options<'a>,
+        dir: &Path,
+    ) -> Result<Job<'a>> {
+        let what = || format!("failed to prepare the compile of `{}`", unit.source.display());
+        let original = command::without_outputs(&unit.command).with_context(what)?;
+        if command::source_index(&original).is_none() {
+            bail!("{}: its command names no source file", what());
+        }
+        fs::create_dir_all(dir.join("tmp")).with_context(what)?;
+        let patched = paths.in_mirror(&original);
+        Ok(Job { index, unit, new, paths, options, dir: dir.to_path_buf(), original, patched })
+    }
+
+    fn file(&self, side: Side, suffix: &str) -> PathBuf {
+        self.dir.join(match side {
+            Side::Original => format!("original.{suffix}"),
+            Side::Patched => format!("patched.{suffix}"),
+        })
+    }
+
+    fn base(&self, side: Side) -> &[String] {
+        if side == Side::Original { &self.original } else { &self.patched }
+    }
+
+    /// Runs a command of one side; its standard output, and its messages made readable.
+    fn run(&self, verb: &str, side: Side, args: &[String]) -> Result<(Vec<u8>, String)> {
+        (self.options.progress)(&format!("{verb} {}", self.unit.source.display()));
+        let output = run::output(
+            Command::new(&args[0])
+                .args(&args[1..])
+                .current_dir(self.paths.cwd(side == Side::Patched))
+                // Messages that can be read by machines, and temporary files where they are removed with the run.
+                .env("LC_ALL", "C")
+                .env("GCC_COLORS", "")
+                .env("TMPDIR", self.dir.join("tmp"))
+                // gcc believes it, where it names the same directory, and debug information repeats it.
+                .env("PWD", self.paths.cwd(side == Side::Patched)),
+        )?;
+        let messages = self.paths.readable(&String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            return Ok((output.stdout, messages));
+        }
+        let side = if side == Side::Original { "the unpatched" } else { "the patched" };
+        let mut lines: Vec<&str> = messages.lines().collect();
+        let more = lines.len().saturating_sub(OUTPUT_LINES);
+        lines.truncate(OUTPUT_LINES);
+        let mut text = lines.join("\n");
+        if more > 0 {
+            text.push_str(&format!("\n... {more} more lines"));
+        }
+        if text.is_empty() {
+            text = format!("{} ended with {}", args[0], output.status);
+        }
+        Err(ToolFailure { doing: format!("{verb} {side} `{}`", self.unit.source.display()), output: text }.into())
+    }
+
+    /// Preprocesses what there is of both sides.
+    pub(super) fn preprocess(&self, mirror: &Mirror) -> Result<Seen> {
+        let side =
+            |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
+        if self.new {
+            side(Side::Patched)?;
+            return Ok(Seen { same: false, key: None, misses: self.misses(mirror)? });
+        }
+        let (original, patched) = rayon::join(|| side(Side::Original), || side(Side::Patched));
+        // An original that does not compile says that the tree is not what was built: that comes first.
+        let ((original, _), (patched, _)) = (original?, patched?);
+        let misses = self.misses(mirror)?;
+        let same = tokens::fold(&original) == tokens::fold(&patched);
+        let key = match self.options.cache {
+            Some(cache) if !same => Some(cache.key(&self.original, self.paths.cwd(false), &original)?),
+            _ => None,
+        };
+        Ok(Seen { same, key, misses })
+    }
+
+    /// What the patched side read, as far as it should not have.
+    fn misses(&self, mirror: &Mirror) -> Result<Vec<PathBuf>> {
+        let path = self.file(Side::Patched, "d");
+        let text = fs::read_to_string(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        Ok(mirror.misses(self.paths.cwd(true), &deps::parse(&text)))
+    }
+
+    /// Compiles what there is of both sides, unless they are the same.
+    pub(super) fn compile(&self, seen: &Seen, mirror: &Mirror) -> Result<Compiled> {
+        let done = |outcome, warnings, cached| Compiled { unit: self.index, outcome, warnings, cached };
+        if seen.same {
+            return Ok(done(Outcome::Same, String::new(), false));
+        }
+        let (original, patched) = rayon::join(|| self.original_object(seen), || self.object(Side::Patched));
+        let (cached, (patched, warnings)) = (original?, patched?);
+        if let Some(miss) = self.misses(mirror)?.first() {
+            bail!("failed to keep `{}` inside the mirror: the compile read the unpatched file", miss.display());
+        }
+        Ok(match cached {
+            None => done(Outcome::New { patched }, warnings, false),
+            Some((original, cached)) => done(Outcome::Pair { original, patched }, warnings, cached),
+        })
+    }
+
+    /// The original's object, and whether it came from the cache; `None` when there is no original.
+    fn original_object(&self, seen: &Seen) -> Result<Option<(PathBuf, bool)>> {
+        if self.new {
+            return Ok(None);
+        }
+        let Some((cache, key)) = self.options.cache.zip(seen.key.as_deref()) else {
+            return Ok(Some((self.object(Side::Original)?.0, false)));
+        };
+        let object = self.file(Side::Original, "o");
+        if cache.get(key, &object) {
+            return Ok(Some((object, true)));
+        }
+        let (object, _) = self.object(Side::Original)?;
+        // A cache that cannot be written costs time, nothing else.
+        let _ = cache.put(key, &object);
+        Ok(Some((object, false)))
+    }
+
+    fn object(&self, side: Side) -> Result<(PathBuf, String)> {
+        let object = self.file(side, "o");
+        let mut args = self.options.launcher.clone();
+        args.extend(command::compile(self.base(side), &object, &self.file(side, "d")));
+        let (_, messages) = self.run("compile", side, &args)?;
+        Ok((object, messages))
+    }
+}

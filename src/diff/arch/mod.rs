@@ -1,0 +1,77 @@
+//! What comparison has to know of an instruction set; nothing outside this folder does.
+
+pub mod aarch64;
+pub mod x86_64;
+
+use crate::elf::{Object, Reloc, Section};
+
+/// How an instruction uses the value that a relocation puts into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// A direct call or jump.
+    Branch,
+    /// Anything else: the address is taken, or memory there is read or written.
+    Address,
+}
+
+/// Where a relocation in code belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Added to the addend, gives the offset of the thing referred to (0 for absolute fields).
+    pub adjust: i64,
+    /// What the instruction does with it.
+    pub usage: Use,
+    /// Start of the instruction in its section.
+    pub insn: u64,
+}
+
+/// One supported architecture.
+pub trait Arch: Sync {
+    /// Bytes that a relocation of this type overwrites; `None` when the type is not known.
+    fn field_size(&self, r_type: u32) -> Option<u32>;
+
+    /// Whether the relocation's value is relative to its place.
+    fn is_pc_relative(&self, r_type: u32) -> bool;
+
+    /// For each relocation of an executable section, what its instruction does with it.
+    fn sites(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<(u64, Site)>;
+
+    /// Direct branches from one function of a section into another that the assembler resolved by itself,
+    /// as the relocations they would have been: (place, target offset in the section, type, addend - target).
+    fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch>;
+
+    /// Rewrites the instruction around a boot-time constant so that it reads the variable instead, in the
+    /// same number of bytes. `at` is the offset of the immediate in `code`; `kind` is `ptr`, `shift` or `mask`.
+    /// Returns the relocation (offset, type, addend) against the variable; `None` when it does not fit.
+    fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)>;
+
+    /// Whether the function at this offset starts with a call site that ftrace can use.
+    fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool;
+}
+
+/// A branch between functions without a relocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HiddenBranch {
+    /// Offset of the branch's displacement field.
+    pub r_offset: u64,
+    /// Relocation type that stands for it.
+    pub r_type: u32,
+    /// Offset in the same section that it goes to.
+    pub target: u64,
+    /// Addend relative to the target (-4 on x86).
+    pub bias: i64,
+}
+
+/// The architecture of an object, if comparison knows it (`e_machine`, ELF gABI).
+pub fn of(object: &Object) -> Option<&'static dyn Arch> {
+    match object.e_machine {
+        62 => Some(&x86_64::X86_64),
+        183 => Some(&aarch64::Aarch64),
+        _ => None,
+    }
+}
+
+/// The relocation of `section` that covers exactly this offset.
+pub(super) fn reloc_at(section: &Section, offset: u64) -> Option<&Reloc> {
+    section.relocs.iter().find(|r| r.r_offset == offset)
+}

@@ -1,0 +1,196 @@
+//! x86-64: relocation kinds (psABI table 4.9) and instruction reading.
+//!
+//! A PC-relative field counts from the end of its *instruction*, which is four bytes after the field
+//! only when no immediate follows it (`cmpl $imm, sym(%rip)`); so code is decoded, not assumed.
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+
+use super::{Arch, HiddenBranch, Site, Use, reloc_at};
+use crate::elf::{Object, Section};
+
+const R_X86_64_NONE: u32 = 0;
+const R_X86_64_64: u32 = 1;
+/// 32-bit, relative to the place.
+pub const R_X86_64_PC32: u32 = 2;
+/// The same, for calls and jumps.
+pub const R_X86_64_PLT32: u32 = 4;
+const R_X86_64_32: u32 = 10;
+const R_X86_64_32S: u32 = 11;
+const R_X86_64_PC64: u32 = 24;
+
+/// The architecture.
+pub struct X86_64;
+
+impl Arch for X86_64 {
+    fn field_size(&self, r_type: u32) -> Option<u32> {
+        match r_type {
+            R_X86_64_NONE => Some(0),
+            R_X86_64_64 | R_X86_64_PC64 => Some(8),
+            R_X86_64_PC32 | R_X86_64_PLT32 | R_X86_64_32 | R_X86_64_32S => Some(4),
+            _ => None,
+        }
+    }
+
+    fn is_pc_relative(&self, r_type: u32) -> bool {
+        matches!(r_type, R_X86_64_PC32 | R_X86_64_PLT32 | R_X86_64_PC64)
+    }
+
+    fn sites(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<(u64, Site)> {
+        let mut sites = Vec::with_capacity(section.relocs.len());
+        let mut offsets: Vec<(u64, u32)> = section.relocs.iter().map(|r| (r.r_offset, r.r_type)).collect();
+        offsets.sort_unstable();
+        let mut next = 0;
+        for_each_instruction(section, functions, |insn| {
+            while next < offsets.len() && offsets[next].0 < insn.ip() {
+                next += 1;
+            }
+            while next < offsets.len() && offsets[next].0 < insn.next_ip() {
+                let (offset, r_type) = offsets[next];
+                let adjust = if self.is_pc_relative(r_type) { (insn.next_ip() - offset) as i64 } else { 0 };
+                let usage = if is_branch(insn) { Use::Branch } else { Use::Address };
+                sites.push((offset, Site { adjust, usage, insn: insn.ip() }));
+                next += 1;
+            }
+        });
+        sites
+    }
+
+    fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch> {
+        let mut found = Vec::new();
+        let mut current = 0;
+        for_each_instruction(section, functions, |insn| {
+            while current + 1 < functions.len() && insn.ip() >= functions[current].1 {
+                current += 1;
+            }
+            let (start, end) = functions[current];
+            if insn.ip() < start || insn.ip() >= end || !is_branch(insn) {
+                return;
+            }
+            let target = insn.near_branch_target();
+            if (start..end).contains(&target) || target >= section.sh_size {
+                return;
+            }
+            let r_offset = insn.next_ip() - 4;
+            // A short jump cannot leave its function in a way that a relocation could express.
+            if is_short(insn) || reloc_at(section, r_offset).is_some() {
+                return;
+            }
+            found.push(HiddenBranch { r_offset, r_type: R_X86_64_PLT32, target, bias: -4 });
+        });
+        found
+    }
+
+    fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)> {
+        match kind {
+            // REX.W B8+r imm64 (10 bytes) -> REX.W 8B /r disp32(%rip) (7 bytes) and a 3-byte NOP.
+            "ptr" => {
+                let insn = code.get_mut(at.checked_sub(2)?..at + 8)?;
+                let (rex, opcode) = (insn[0], insn[1]);
+                if rex & 0xfe != 0x48 || opcode & 0xf8 != 0xb8 {
+                    return None;
+                }
+                let extended = rex & 1;
+                insn.copy_from_slice(&[
+                    0x48 | (extended << 2),
+                    0x8b,
+                    ((opcode & 7) << 3) | 0b101,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0x0f,
+                    0x1f,
+                    0x00,
+                ]);
+                Some((at as u64 + 1, R_X86_64_PC32, -4))
+            }
+            // [REX.B] 81 /4 imm32 -> [REX.R] 23 /r disp32(%rip), the same length; the short form for EAX is too short.
+            "mask" => {
+                let insn = code.get_mut(at.checked_sub(2)?..at + 4)?;
+                if insn[0] != 0x81 || insn[1] & 0xf8 != 0xe0 {
+                    return None;
+                }
+                let register = insn[1] & 7;
+                insn.copy_from_slice(&[0x23, (register << 3) | 0b101, 0, 0, 0, 0]);
+                if let Some(rex) = at.checked_sub(3).and_then(|i| code.get_mut(i))
+                    && *rex & 0xf0 == 0x40
+                {
+                    *rex = (*rex & !0b101) | ((*rex & 1) << 2);
+                }
+                Some((at as u64, R_X86_64_PC32, -4))
+            }
+            _ => None,
+        }
+    }
+
+    fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool {
+        // `call __fentry__` right at the start, after an ENDBR64 where there is one.
+        let skip = if section.data.get(start as usize..start as usize + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) {
+            4
+        } else {
+            0
+        };
+        reloc_at(section, start + skip + 1)
+            .and_then(|r| r.symbol)
+            .is_some_and(|s| object.symbol(s).name == "__fentry__")
+    }
+}
+
+/// Decodes the given ranges in order; a range that does not decode to its end is read as far as it goes.
+fn for_each_instruction(section: &Section, ranges: &[(u64, u64)], mut visit: impl FnMut(&Instruction)) {
+    let mut insn = Instruction::default();
+    for &(start, end) in ranges {
+        let Some(bytes) = section.data.get(start as usize..end as usize) else { continue };
+        let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            decoder.decode_out(&mut insn);
+            if insn.code() == Code::INVALID {
+                break;
+            }
+            visit(&insn);
+        }
+    }
+}
+
+fn is_branch(insn: &Instruction) -> bool {
+    insn.is_call_near() || insn.is_jmp_short_or_near() || insn.is_jcc_short_or_near() || {
+        insn.flow_control() == FlowControl::XbeginXabortXend && insn.near_branch_target() != 0
+    }
+}
+
+fn is_short(insn: &Instruction) -> bool {
+    insn.is_jmp_short() || insn.is_jcc_short()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Formatter, GasFormatter};
+
+    fn text(bytes: &[u8]) -> Vec<String> {
+        let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
+        let mut formatter = GasFormatter::new();
+        let mut out = Vec::new();
+        while decoder.can_decode() {
+            let mut line = String::new();
+            formatter.format(&decoder.decode(), &mut line);
+            out.push(line);
+        }
+        out
+    }
+
+    /// Protects carried code from the placeholder immediates that only the kernel's own boot replaces.
+    #[test]
+    fn boot_time_constants_become_loads() {
+        // mov $0x0123456789abcdef,%r9
+        let mut code = vec![0x49, 0xb9, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01];
+        assert_eq!(X86_64.read_variable_instead(&mut code, 2, "ptr"), Some((3, R_X86_64_PC32, -4)));
+        assert_eq!(text(&code), ["mov 7(%rip),%r9", "nop (%rax)"]);
+        // and $0x12345678,%r10d
+        let mut code = vec![0x41, 0x81, 0xe2, 0x78, 0x56, 0x34, 0x12];
+        assert_eq!(X86_64.read_variable_instead(&mut code, 3, "mask"), Some((3, R_X86_64_PC32, -4)));
+        assert_eq!(text(&code), ["and 7(%rip),%r10d"]);
+        // shr $12,%eax has no form that reads memory.
+        assert_eq!(X86_64.read_variable_instead(&mut [0xc1, 0xe8, 0x0c], 2, "shift"), None);
+    }
+}

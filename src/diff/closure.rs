@@ -1,0 +1,308 @@
+//! Changed functions -> everything that must travel with them, and where each reference of it leads.
+//!
+//! In: a [`Diff`]. Out: a [`Closure`]: the atoms to carry, in a stable order, and for every reference
+//! inside them one [`Dest`]. New functions, private data, new data, texts and constants are carried;
+//! what the kernel already has stays where it is. The address of a changed function stays the
+//! original's (its entry is redirected anyway), so that nothing in the kernel points into the module
+//! once it is gone; only direct branches and a function's own tables lead to the new code.
+
+use std::collections::{HashMap, HashSet};
+
+use super::arch::Use;
+use super::atoms::{AtomId, Kind, Ref, Side, Target};
+use super::special::Rule;
+use super::verdict::{Diff, Verdict};
+use super::names;
+use crate::elf::object::{stb, stt};
+use crate::elf::{Place, SymbolId};
+use crate::error::{Reason, Refusal};
+
+/// Where a carried reference leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dest {
+    /// To something that travels along: an atom and the offset in it.
+    Carried(AtomId, i64),
+    /// To a symbol outside of the patch: the relocation's addend counts from it.
+    Outside(Outside, i64),
+    /// To no symbol.
+    Constant(i64),
+}
+
+/// A symbol that the patch refers to and does not carry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Outside {
+    /// Name; the original's, as the running kernel has it.
+    pub name: String,
+    /// The original's symbol, where this unit defined it.
+    pub original: Option<SymbolId>,
+    /// Local to this unit.
+    pub local: bool,
+    /// May be missing (an undefined weak symbol).
+    pub weak: bool,
+}
+
+/// One carried reference.
+#[derive(Debug, Clone)]
+pub struct CarriedRef {
+    /// The atom it stands in.
+    pub atom: AtomId,
+    /// The reference.
+    pub reference: Ref,
+    /// Where it leads.
+    pub dest: Dest,
+}
+
+/// An instruction whose immediate the kernel fills in at boot (arch/x86/include/asm/runtime-const.h). A
+/// module's code is never filled in, so the carried instruction reads the variable instead.
+#[derive(Debug, Clone)]
+pub struct RuntimeConst {
+    /// The code it stands in.
+    pub atom: AtomId,
+    /// Offset of the immediate in that atom.
+    pub offset: u64,
+    /// `ptr`, `shift` or `mask`.
+    pub kind: String,
+    /// The variable.
+    pub variable: Outside,
+}
+
+/// All that travels.
+#[derive(Debug, Default)]
+pub struct Closure {
+    /// Atoms to carry: functions in the object's order, then the rest as it was reached.
+    pub atoms: Vec<AtomId>,
+    /// Their references.
+    pub refs: Vec<CarriedRef>,
+    /// Boot-time constants in carried code.
+    pub runtime_consts: Vec<RuntimeConst>,
+    /// Why some of it cannot travel.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Follows all references from the changed and new functions.
+pub fn closure(diff: &Diff<'_>) -> Closure {
+    let mut walk =
+        Walk { diff, carried: diff.carried_functions(), out: Closure::default(), seen: HashSet::new() };
+    let side = &diff.patched;
+    let mut functions: Vec<AtomId> = walk.carried.keys().copied().collect();
+    functions.sort_unstable();
+    for function in &functions {
+        for part in diff.new_tables.all_parts(*function) {
+            walk.take(part);
+        }
+    }
+    for function in &functions {
+        let tables = diff.new_tables.entries.get(function).into_iter().flatten();
+        for entry in tables.flat_map(|(_, entries)| entries) {
+            if side.rule(*entry) == Some(Rule::RuntimeConst) {
+                walk.runtime_const(*entry);
+            } else {
+                walk.take(*entry);
+            }
+        }
+    }
+    for global in &diff.data.new_globals {
+        walk.take(*global);
+    }
+    let mut next = 0;
+    while next < walk.out.atoms.len() {
+        let atom = walk.out.atoms[next];
+        next += 1;
+        walk.follow(atom);
+    }
+    walk.out
+}
+
+struct Walk<'d, 'o> {
+    diff: &'d Diff<'o>,
+    carried: HashMap<AtomId, Verdict>,
+    out: Closure,
+    seen: HashSet<AtomId>,
+}
+
+impl Walk<'_, '_> {
+    fn side(&self) -> &Side<'_> {
+        &self.diff.patched
+    }
+
+    fn take(&mut self, id: AtomId) {
+        if !self.seen.insert(id) {
+            return;
+        }
+        self.out.atoms.push(id);
+        if self.side().atom(id).kind == Kind::Anonymous && self.side().rule(id).is_none() {
+            // A table that is also pointed into its middle was cut there: keep the run in one piece.
+            for neighbour in self.side().anonymous_run(id) {
+                self.take(neighbour);
+            }
+        }
+    }
+
+    fn follow(&mut self, atom: AtomId) {
+        let refs: Vec<Ref> = self.side().refs_of(atom).to_vec();
+        for reference in refs {
+            match self.dest(atom, &reference) {
+                Ok(dest) => {
+                    if let Dest::Carried(target, _) = dest {
+                        self.take(target);
+                    }
+                    self.out.refs.push(CarriedRef { atom, reference, dest });
+                }
+                Err(refusal) => self.out.refusals.push(*refusal),
+            }
+        }
+    }
+
+    fn dest(&self, from: AtomId, r: &Ref) -> Result<Dest, Box<Refusal>> {
+        let side = self.side();
+        let (target, offset) = match r.target {
+            Target::Nothing(addend) => return Ok(Dest::Constant(addend)),
+            Target::Symbol(id, addend) => return Ok(self.undefined(id, addend)),
+            Target::Atom(target, offset) => (target, offset),
+        };
+        match side.atom(target).kind {
+            Kind::Function => self.function(from, r, target, offset),
+            Kind::Data => self.data(from, r, target, offset),
+            Kind::Text | Kind::Constant | Kind::Anonymous | Kind::Entry => {
+                if side.is_init(target) {
+                    return Err(self.gone(from, r, target));
+                }
+                Ok(Dest::Carried(target, offset))
+            }
+        }
+    }
+
+    fn undefined(&self, id: SymbolId, addend: i64) -> Dest {
+        let symbol = self.side().object.symbol(id);
+        if symbol.place == Place::Absolute {
+            return Dest::Constant(symbol.st_value as i64 + addend);
+        }
+        let weak = symbol.st_bind == stb::WEAK;
+        Dest::Outside(Outside { name: symbol.name.clone(), original: None, local: false, weak }, addend)
+    }
+
+    fn function(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
+        let side = self.side();
+        let whole = self.diff.new_tables.whole(target);
+        let Some(verdict) = self.carried.get(&whole) else {
+            return self.kernel_owned(from, r, target, offset);
+        };
+        let entry_point = self.symbol_offset(target);
+        let own_table = side.atom(from).kind == Kind::Entry;
+        let internal = own_table || offset != entry_point || r.usage == Use::Branch || target != whole;
+        // A new function has no original; a spread one is carried like a new one, but if its address were
+        // taken it would not have been spread.
+        if internal || *verdict == Verdict::New {
+            return Ok(Dest::Carried(target, offset));
+        }
+        self.kernel_owned(from, r, target, offset)
+    }
+
+    fn data(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
+        let side = self.side();
+        if side.is_private(target) || self.diff.data.recarried.contains(&target) {
+            if side.is_init(target) {
+                return Err(self.gone(from, r, target));
+            }
+            return Ok(Dest::Carried(target, offset));
+        }
+        if self.diff.twins.backward.contains_key(&target) {
+            return self.kernel_owned(from, r, target, offset);
+        }
+        if let Some(candidates) = self.diff.twins.ambiguous.get(&target) {
+            return Err(Box::new(self.ambiguous(from, target, candidates)));
+        }
+        if side.is_init(target) || names::is_exit_section(side.section_name(target)) {
+            return Err(self.gone(from, r, target));
+        }
+        Ok(Dest::Carried(target, offset))
+    }
+
+    /// A reference to what the kernel has: by the original's name.
+    fn kernel_owned(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
+        let Some(twin) = self.diff.twins.backward.get(&target).copied() else {
+            if let Some(candidates) = self.diff.twins.ambiguous.get(&target) {
+                return Err(Box::new(self.ambiguous(from, target, candidates)));
+            }
+            return Err(self.gone(from, r, target));
+        };
+        let original = &self.diff.original;
+        if original.is_init(twin) || names::is_exit_section(original.section_name(twin)) {
+            return Err(self.gone(from, r, target));
+        }
+        let Some(symbol_id) = original.atom(twin).symbols.first().copied() else {
+            return Err(self.gone(from, r, target));
+        };
+        let symbol = original.object.symbol(symbol_id);
+        let addend = offset - self.symbol_offset(target) - r.adjust;
+        let outside = Outside {
+            name: symbol.name.clone(),
+            original: Some(symbol_id),
+            local: symbol.st_bind == stb::LOCAL,
+            weak: false,
+        };
+        Ok(Dest::Outside(outside, addend))
+    }
+
+    /// Offset of the naming symbol in a patched atom (a function's padding comes before it).
+    fn symbol_offset(&self, id: AtomId) -> i64 {
+        naming_offset(self.side(), id)
+    }
+
+    /// Notes a boot-time constant: its section is named after the variable, its entry points at the immediate.
+    fn runtime_const(&mut self, entry: AtomId) {
+        let side = self.side();
+        let section = side.section_name(entry);
+        let Some((kind, variable)) = section.strip_prefix("runtime_").and_then(|rest| rest.split_once('_')) else {
+            return;
+        };
+        let Some(Target::Atom(atom, offset)) = side.refs_of(entry).first().map(|r| r.target) else { return };
+        // The variable may be a static of this unit (`dentry_hashtable`) or a global one (`USER_PTR_MAX`).
+        let original = self.diff.original.object;
+        let symbol = original.symbol_ids().find(|id| {
+            let symbol = original.symbol(*id);
+            symbol.name == variable && matches!(symbol.place, Place::Section(_)) && symbol.st_type != stt::SECTION
+        });
+        let local = symbol.is_some_and(|id| original.symbol(id).st_bind == stb::LOCAL);
+        let variable = Outside { name: variable.to_owned(), original: symbol, local, weak: false };
+        let found = RuntimeConst { atom, offset: offset as u64, kind: kind.to_owned(), variable };
+        self.out.runtime_consts.push(found);
+    }
+
+    fn gone(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
+        let side = self.side();
+        let (user, name, section) = (side.name(from), side.name(target), side.section_name(target));
+        Box::new(
+            Refusal::new(
+                Reason::InitSection,
+                format!("`{user}` refers to `{name}` in `{section}`, which is gone in the running kernel"),
+                "take the reference out of the patch",
+            )
+            .symbol(user)
+            .at(side.section_name(from), r.reloc.r_offset),
+        )
+    }
+
+    fn ambiguous(&self, from: AtomId, target: AtomId, candidates: &[AtomId]) -> Refusal {
+        let side = self.side();
+        let named: Vec<&str> = candidates.iter().map(|id| self.diff.original.name(*id)).collect();
+        let name = side.name(target);
+        Refusal::new(
+            Reason::AmbiguousTwin,
+            format!(
+                "`{}` uses `{name}`, and which variable of the running kernel that is cannot be told: {}",
+                side.name(from),
+                named.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+            ),
+            "do not add, remove or move same-named static variables in one patch; give the new one another name",
+        )
+        .symbol(name)
+    }
+}
+
+/// Offset of the symbol that names an atom.
+pub fn naming_offset(side: &Side<'_>, id: AtomId) -> i64 {
+    let atom = side.atom(id);
+    let symbol = atom.symbols.iter().map(|s| side.object.symbol(*s)).find(|s| s.st_type != stt::SECTION);
+    symbol.map_or(0, |s| s.st_value as i64 - atom.start as i64)
+}

@@ -1,0 +1,226 @@
+//! Are two atoms the same? By what they *mean*: bytes outside relocation fields, then relocations by target.
+//!
+//! In: two sides and their twins. Out: yes, or the first difference. Things with identity (functions,
+//! variables) are equal when they are twins; things without (texts, constants, switch tables, private
+//! constants, table entries) are equal when their contents are, recursively. That recursion is where
+//! changed tables and initialisers are seen whose bytes no function holds.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::atoms::{AtomId, Kind, Ref, Side, Target};
+use super::names;
+use super::twins::Twins;
+use crate::elf::{Place, SymbolId};
+
+/// The first place where two atoms differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Offset in the original atom.
+    pub original: u64,
+    /// Offset in the patched atom.
+    pub patched: u64,
+    /// What differs, for people.
+    pub what: String,
+}
+
+/// Compares atoms of two sides.
+pub struct Compare<'a, 'o> {
+    /// Original side.
+    pub original: &'a Side<'o>,
+    /// Patched side.
+    pub patched: &'a Side<'o>,
+    /// Which atom is which.
+    pub twins: &'a Twins,
+    /// Answers so far; `None` while being worked out, which counts as equal (greatest fixed point).
+    memo: RefCell<HashMap<(AtomId, AtomId), Option<bool>>>,
+}
+
+impl<'a, 'o> Compare<'a, 'o> {
+    /// A comparison under this map.
+    pub fn new(original: &'a Side<'o>, patched: &'a Side<'o>, twins: &'a Twins) -> Self {
+        Compare { original, patched, twins, memo: RefCell::new(HashMap::new()) }
+    }
+
+    /// The first difference between the contents of two atoms, if any.
+    pub fn difference(&self, old: AtomId, new: AtomId) -> Option<Difference> {
+        let (a, b) = (self.original.atom(old), self.patched.atom(new));
+        let (len_a, len_b) = (a.end - a.start, b.end - b.start);
+        let (bytes_a, bytes_b) = (self.original.bytes(old), self.patched.bytes(new));
+        let (refs_a, refs_b) = (self.original.refs_of(old), self.patched.refs_of(new));
+        let at = |original: u64, patched: u64, what: String| Some(Difference { original, patched, what });
+
+        // Bytes first, outside of relocation fields, so that the reported place is the first in the code.
+        let fields = |side: &Side<'_>, refs: &[Ref], start: u64| -> Vec<(u64, u64)> {
+            refs.iter()
+                .map(|r| {
+                    let from = r.reloc.r_offset - start;
+                    (from, from + u64::from(side.arch.field_size(r.reloc.r_type).unwrap_or(0)))
+                })
+                .collect()
+        };
+        let masked_a = fields(self.original, refs_a, a.start);
+        let masked_b = fields(self.patched, refs_b, b.start);
+        let byte_difference = first_unmasked_difference(bytes_a, bytes_b, &masked_a, &masked_b);
+        let mut ref_difference = None;
+        for (ra, rb) in refs_a.iter().zip(refs_b) {
+            let (oa, ob) = (ra.reloc.r_offset - a.start, rb.reloc.r_offset - b.start);
+            if byte_difference.is_some_and(|d| d < oa.min(ob)) {
+                break;
+            }
+            if oa != ob {
+                ref_difference = Some((oa, ob, "a reference moved".to_owned()));
+                break;
+            }
+            if let Some(what) = self.reference_difference(old, ra, new, rb) {
+                ref_difference = Some((oa, ob, what));
+                break;
+            }
+        }
+        if let Some((oa, ob, what)) = ref_difference {
+            return at(oa, ob, what);
+        }
+        if let Some(d) = byte_difference {
+            return at(d, d, "instructions or bytes differ".to_owned());
+        }
+        if len_a != len_b {
+            let d = len_a.min(len_b);
+            return at(d, d, format!("size {len_a} became {len_b}"));
+        }
+        if refs_a.len() != refs_b.len() {
+            let d = refs_a.len().min(refs_b.len());
+            let place = |refs: &[Ref], start: u64, end: u64| refs.get(d).map_or(end, |r| r.reloc.r_offset - start);
+            return at(
+                place(refs_a, a.start, len_a),
+                place(refs_b, b.start, len_b),
+                "a reference was added or removed".to_owned(),
+            );
+        }
+        None
+    }
+
+    /// Whether two atoms have the same contents.
+    pub fn same(&self, old: AtomId, new: AtomId) -> bool {
+        if let Some(known) = self.memo.borrow().get(&(old, new)) {
+            return known.unwrap_or(true);
+        }
+        self.memo.borrow_mut().insert((old, new), None);
+        let same = self.difference(old, new).is_none();
+        self.memo.borrow_mut().insert((old, new), Some(same));
+        same
+    }
+
+    /// What differs between two references, if anything. The atoms they stand in matter for
+    /// references of a table entry back into its own function.
+    fn reference_difference(&self, old: AtomId, ra: &Ref, new: AtomId, rb: &Ref) -> Option<String> {
+        if ra.reloc.r_type != rb.reloc.r_type {
+            return Some("the kind of a reference changed".to_owned());
+        }
+        match (ra.target, rb.target) {
+            (Target::Nothing(a), Target::Nothing(b)) => (a != b).then(|| "a constant differs".to_owned()),
+            (Target::Symbol(a, x), Target::Symbol(b, y)) => {
+                let (name_a, name_b) = (self.old_symbol(a), self.new_symbol(b));
+                if name_a != name_b {
+                    return Some(format!("refers to `{name_b}` instead of `{name_a}`"));
+                }
+                (x != y).then(|| format!("refers to `{name_a}` at another offset"))
+            }
+            (Target::Atom(a, x), Target::Atom(b, y)) => self.atom_difference(old, a, x, new, b, y),
+            // A global that moved into or out of this object is still the same symbol.
+            (Target::Atom(a, x), Target::Symbol(b, y)) => {
+                let name = self.new_symbol(b);
+                let base = self.patched.object.symbol(b).st_value as i64;
+                let same = self.original.is_global(a) && has_name(self.original, a, name) && x - ra.adjust == y + base;
+                (!same).then(|| format!("refers to `{name}` instead of `{}`", self.original.name(a)))
+            }
+            (Target::Symbol(a, x), Target::Atom(b, y)) => {
+                let name = self.old_symbol(a);
+                let base = self.original.object.symbol(a).st_value as i64;
+                let same = self.patched.is_global(b) && has_name(self.patched, b, name) && y - rb.adjust == x + base;
+                (!same).then(|| format!("refers to `{}` instead of `{name}`", self.patched.name(b)))
+            }
+            _ => Some("a reference changed".to_owned()),
+        }
+    }
+
+    fn atom_difference(&self, old: AtomId, a: AtomId, x: i64, new: AtomId, b: AtomId, y: i64) -> Option<String> {
+        let (ka, kb) = (self.original.atom(a).kind, self.patched.atom(b).kind);
+        if a == old && b == new {
+            return (x != y).then(|| "an internal reference moved".to_owned());
+        }
+        let identity = |side: &Side<'_>, id: AtomId, kind: Kind| {
+            matches!(kind, Kind::Function | Kind::Data) && !side.is_private(id)
+        };
+        let (ia, ib) = (identity(self.original, a, ka), identity(self.patched, b, kb));
+        if ia != ib {
+            return Some(format!("refers to `{}` instead of `{}`", self.patched.name(b), self.original.name(a)));
+        }
+        if ia {
+            if self.twins.forward.get(&a) != Some(&b) {
+                return Some(format!("refers to `{}` instead of `{}`", self.patched.name(b), self.original.name(a)));
+            }
+            // The padding before a function may differ between sides; what counts is the distance to its symbol.
+            let base = |side: &Side<'_>, id: AtomId| {
+                let atom = side.atom(id);
+                atom.symbols.first().map_or(0, |s| side.object.symbol(*s).st_value as i64 - atom.start as i64)
+            };
+            let (dx, dy) = (x - base(self.original, a), y - base(self.patched, b));
+            return (dx != dy).then(|| format!("refers to `{}` at another offset", self.original.name(a)));
+        }
+        if ka != kb || x != y {
+            return Some(format!("refers to other private data (`{}`)", self.patched.name(b)));
+        }
+        if ka == Kind::Data && names::stem(self.original.name(a)) != names::stem(self.patched.name(b)) {
+            return Some(format!("refers to `{}` instead of `{}`", self.patched.name(b), self.original.name(a)));
+        }
+        if self.original.section_name(a).starts_with("__bug_table") || ka == Kind::Entry {
+            // An entry refers back to the code it is about; that is compared with the code's own tables.
+        }
+        (!self.same(a, b)).then(|| match ka {
+            Kind::Text => format!(
+                "the text \"{}\" became \"{}\"",
+                text(self.original.bytes(a)),
+                text(self.patched.bytes(b))
+            ),
+            _ => format!("the contents of `{}` changed", self.patched.name(b)),
+        })
+    }
+
+    fn old_symbol(&self, id: SymbolId) -> &'o str {
+        symbol_name(self.original, id)
+    }
+
+    fn new_symbol(&self, id: SymbolId) -> &'o str {
+        symbol_name(self.patched, id)
+    }
+}
+
+fn symbol_name<'o>(side: &Side<'o>, id: SymbolId) -> &'o str {
+    let symbol = side.object.symbol(id);
+    debug_assert!(!matches!(symbol.place, Place::Section(_)) || symbol.st_type == 3 || symbol.st_size == 0);
+    &symbol.name
+}
+
+fn has_name(side: &Side<'_>, id: AtomId, name: &str) -> bool {
+    side.atom(id).symbols.iter().any(|s| side.object.symbol(*s).name == name)
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).escape_debug().to_string()
+}
+
+/// The first offset at which two byte strings differ outside of the given fields.
+fn first_unmasked_difference(a: &[u8], b: &[u8], fields_a: &[(u64, u64)], fields_b: &[(u64, u64)]) -> Option<u64> {
+    let len = a.len().min(b.len());
+    if a[..len] == b[..len] {
+        return None;
+    }
+    let covered = |fields: &[(u64, u64)], at: u64| {
+        let after = fields.partition_point(|(from, _)| *from <= at);
+        after > 0 && fields[after - 1].1 > at
+    };
+    (0..len)
+        .find(|i| a[*i] != b[*i] && !(covered(fields_a, *i as u64) && covered(fields_b, *i as u64)))
+        .map(|i| i as u64)
+}

@@ -1,0 +1,141 @@
+//! Data verdicts: the running kernel keeps its data, so changed initial contents are refused.
+//!
+//! In: a comparison and the function verdicts. Out: constant tables that may be carried anew, because
+//! every reader is replaced; new data other units can see; refusals for the rest, each with old and new value.
+
+use std::collections::{HashMap, HashSet};
+
+use super::atoms::{AtomId, Kind, Side, Target};
+use super::compare::Compare;
+use super::names;
+use super::special::Rule;
+use super::verdict::{DataChanges, FunctionVerdict, Verdict};
+use crate::elf::object::{shf, stb};
+use crate::error::{Reason, Refusal};
+
+/// Finds data that changed or is new.
+pub fn changes(
+    compare: &Compare<'_, '_>,
+    functions: &[FunctionVerdict],
+    refusals: &mut Vec<Refusal>,
+) -> DataChanges {
+    let (old, new) = (compare.original, compare.patched);
+    let mut out = DataChanges::default();
+    let mut readers: Option<(HashMap<AtomId, HashSet<AtomId>>, HashMap<AtomId, HashSet<AtomId>>)> = None;
+    for id in named_data(new) {
+        if new.is_private(id) {
+            continue;
+        }
+        let Some(twin) = compare.twins.backward.get(&id).copied() else {
+            let global = new.atom(id).symbols.iter().any(|s| new.object.symbol(*s).st_bind != stb::LOCAL);
+            if global && !new.is_init(id) && new.rule(id).is_none() && !compare.twins.ambiguous.contains_key(&id) {
+                out.new_globals.push(id);
+            }
+            continue;
+        };
+        let Some(difference) = compare.difference(twin, id) else { continue };
+        if new.rule(id).is_some_and(|rule| matches!(rule, Rule::Registration | Rule::Dropped(_) | Rule::Callbacks)) {
+            // Compared as a set by `registered`.
+            continue;
+        }
+        let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
+        if constant && new.rule(id).is_none() {
+            let (old_readers, new_readers) = readers.get_or_insert_with(|| (read_by(old), read_by(new)));
+            if only_changed_read(old_readers.get(&twin), functions, |f| f.original)
+                && only_changed_read(new_readers.get(&id), functions, |f| f.patched)
+            {
+                out.recarried.insert(id);
+                continue;
+            }
+        }
+        refusals.push(data_changed(compare, twin, id, &difference));
+    }
+    out
+}
+
+fn named_data<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
+    side.ids().filter(|id| {
+        let atom = side.atom(*id);
+        atom.kind == Kind::Data && side.object.section(atom.section).sh_flags & shf::ALLOC != 0
+    })
+}
+
+/// Which atoms refer to each datum (functions as they are, cold parts too).
+fn read_by(side: &Side<'_>) -> HashMap<AtomId, HashSet<AtomId>> {
+    let mut readers: HashMap<AtomId, HashSet<AtomId>> = HashMap::new();
+    for id in side.ids() {
+        for r in side.refs_of(id) {
+            if let Target::Atom(target, _) = r.target {
+                readers.entry(target).or_default().insert(id);
+            }
+        }
+    }
+    readers
+}
+
+fn only_changed_read(
+    readers: Option<&HashSet<AtomId>>,
+    functions: &[FunctionVerdict],
+    side: impl Fn(&FunctionVerdict) -> Option<AtomId>,
+) -> bool {
+    let Some(readers) = readers else { return false };
+    let replaced: HashSet<AtomId> =
+        functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(side).collect();
+    !readers.is_empty() && readers.iter().all(|r| replaced.contains(r))
+}
+
+fn data_changed(
+    compare: &Compare<'_, '_>,
+    old: AtomId,
+    new: AtomId,
+    difference: &super::compare::Difference,
+) -> Refusal {
+    let (a, b) = (compare.original, compare.patched);
+    let name = a.name(old);
+    let size = |side: &Side<'_>, id: AtomId| side.atom(id).end - side.atom(id).start;
+    let (old_size, new_size) = (size(a, old), size(b, new));
+    let section = a.section_name(old);
+    if names::is_init_section(section) {
+        return Refusal::new(
+            Reason::InitSection,
+            format!("changed data `{name}` lies in `{section}`, which is gone after boot"),
+            "leave it out of the patch; do its effect in a pre-patch callback",
+        )
+        .symbol(name)
+        .at(section, difference.original);
+    }
+    if old_size != new_size {
+        return Refusal::new(
+            Reason::DataResized,
+            format!("data `{name}` has {new_size} bytes instead of {old_size}; the running kernel keeps the old ones"),
+            "put what is new into a new variable or a shadow variable (Documentation/livepatch/shadow-vars.rst)",
+        )
+        .symbol(name)
+        .at(section, difference.original);
+    }
+    let value = |side: &Side<'_>, id: AtomId, at: u64| -> String {
+        let bytes = side.bytes(id);
+        let from = (at as usize / 8) * 8;
+        match bytes.get(from..(from + 8).min(bytes.len())) {
+            Some(word) if !word.is_empty() => word.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "),
+            _ => "nothing".to_owned(),
+        }
+    };
+    let detail = if difference.what.starts_with("instructions or bytes") {
+        format!(
+            "bytes at offset {:#x}: {} became {}",
+            (difference.original / 8) * 8,
+            value(a, old, difference.original),
+            value(b, new, difference.patched)
+        )
+    } else {
+        format!("at offset {:#x} it {}", difference.original, difference.what)
+    };
+    Refusal::new(
+        Reason::DataChanged,
+        format!("changed data `{name}`: the running kernel keeps the old contents ({detail})"),
+        "write the new value in a pre-patch callback, or change the code that reads it",
+    )
+    .symbol(name)
+    .at(section, difference.original)
+}

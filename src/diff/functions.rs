@@ -1,0 +1,242 @@
+//! Function verdicts: code, cold parts and everything special sections say, taken together.
+//!
+//! In: a comparison and both sides' tables. Out: a verdict per function. Also what to do with a changed
+//! function that ftrace cannot redirect: a static one whose every use is a direct call is as good as
+//! inlined, so its callers change in its place; any other is refused.
+
+use std::collections::HashMap;
+
+use super::Options;
+use super::atoms::{AtomId, Kind, Side, Target};
+use super::arch::Use;
+use super::compare::{Compare, Difference};
+use super::names;
+use super::tables::Tables;
+use super::verdict::{FunctionVerdict, Verdict};
+use crate::error::{Reason, Refusal};
+
+/// The verdict on every function of both sides.
+pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tables) -> Vec<FunctionVerdict> {
+    let (old, new) = (compare.original, compare.patched);
+    let mut out = Vec::new();
+    for id in functions(new).filter(|id| !new_tables.parent.contains_key(id)) {
+        let Some(twin) = compare.twins.backward.get(&id).copied() else {
+            out.push(FunctionVerdict {
+                name: new.name(id).to_owned(),
+                verdict: Verdict::New,
+                original: None,
+                patched: Some(id),
+                why: None,
+            });
+            continue;
+        };
+        let why = difference(compare, old_tables, new_tables, twin, id);
+        out.push(FunctionVerdict {
+            name: old.name(twin).to_owned(),
+            verdict: if why.is_some() { Verdict::Changed } else { Verdict::Same },
+            original: Some(twin),
+            patched: Some(id),
+            why,
+        });
+    }
+    for id in functions(old).filter(|id| !old_tables.parent.contains_key(id)) {
+        if !compare.twins.forward.contains_key(&id) {
+            out.push(FunctionVerdict {
+                name: old.name(id).to_owned(),
+                verdict: Verdict::Removed,
+                original: Some(id),
+                patched: None,
+                why: None,
+            });
+        }
+    }
+    out
+}
+
+fn functions<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
+    side.ids().filter(|id| {
+        let atom = side.atom(*id);
+        atom.kind == Kind::Function
+            && atom.symbols.iter().any(|s| side.object.symbol(*s).st_type == crate::elf::object::stt::FUNC)
+    })
+}
+
+/// The first difference of a function pair: code, then cold parts, then table by table.
+fn difference(
+    compare: &Compare<'_, '_>,
+    old_tables: &Tables,
+    new_tables: &Tables,
+    old: AtomId,
+    new: AtomId,
+) -> Option<Difference> {
+    let (a, b) = (old_tables.all_parts(old), new_tables.all_parts(new));
+    for (x, y) in a.iter().zip(&b) {
+        if let Some(found) = compare.difference(*x, *y) {
+            return Some(found);
+        }
+    }
+    let whole = |what: String| Some(Difference { original: 0, patched: 0, what });
+    if a.len() != b.len() {
+        return whole("it gained or lost a cold part".to_owned());
+    }
+    let empty = Default::default();
+    let entries_a = old_tables.entries.get(&old).unwrap_or(&empty);
+    let entries_b = new_tables.entries.get(&new).unwrap_or(&empty);
+    for name in entries_a.keys().chain(entries_b.keys()) {
+        let (x, y) = (entries_a.get(name), entries_b.get(name));
+        let (x, y) = (x.map_or(&[][..], Vec::as_slice), y.map_or(&[][..], Vec::as_slice));
+        if x.len() != y.len() {
+            return whole(format!("it has {} entries in `{name}` instead of {}", y.len(), x.len()));
+        }
+        for (x, y) in x.iter().zip(y) {
+            if let Some(found) = compare.difference(*x, *y) {
+                return whole(format!("its entry in `{name}` differs: {}", found.what));
+            }
+        }
+    }
+    None
+}
+
+/// Refuses changed functions that cannot be redirected, or lets their callers change instead.
+pub fn spread_unhookable(
+    compare: &Compare<'_, '_>,
+    old_tables: &Tables,
+    new_tables: &Tables,
+    functions: &mut [FunctionVerdict],
+    options: Options,
+    refusals: &mut Vec<Refusal>,
+) {
+    let (old, new) = (compare.original, compare.patched);
+    let sites_known = options.require_call_sites || has_call_sites(old, old_tables);
+    let callers = callers(new, new_tables);
+    let index: HashMap<AtomId, usize> =
+        functions.iter().enumerate().filter_map(|(i, f)| Some((f.patched?, i))).collect();
+    let mut work: Vec<usize> = (0..functions.len())
+        .filter(|i| matches!(functions[*i].verdict, Verdict::Changed | Verdict::New))
+        .collect();
+    let mut done = vec![false; functions.len()];
+    while let Some(i) = work.pop() {
+        if std::mem::replace(&mut done[i], true) {
+            continue;
+        }
+        let function = functions[i].clone();
+        let Some(id) = function.patched else { continue };
+        let section = new.section_name(id);
+        let is_new = function.verdict == Verdict::New;
+        if names::is_init_section(section) || names::is_exit_section(section) {
+            refusals.push(gone_code(&function, section, is_new));
+            continue;
+        }
+        if is_new {
+            continue;
+        }
+        let original = function.original.expect("a changed function has an original");
+        if names::is_untouchable_text(old.section_name(original)) {
+            refusals.push(
+                Refusal::new(
+                    Reason::NotHookable,
+                    format!("changed function `{}` lies in `{}`, which must not be redirected", function.name, section),
+                    "change a function that calls it instead",
+                )
+                .symbol(&function.name)
+                .at(section, 0),
+            );
+            continue;
+        }
+        if !sites_known || is_hookable(old, old_tables, original) {
+            continue;
+        }
+        let uses = callers.get(&id);
+        let spreadable = !new.is_global(id) && uses.is_some_and(|u| !u.address_taken && !u.callers.is_empty());
+        if !spreadable {
+            refusals.push(not_hookable(&function, section, new.is_global(id)));
+            continue;
+        }
+        for caller in &uses.expect("spreadable").callers {
+            let Some(&c) = index.get(caller) else { continue };
+            if functions[c].verdict == Verdict::Same {
+                functions[c].verdict = Verdict::Changed;
+                functions[c].why = Some(Difference {
+                    original: 0,
+                    patched: 0,
+                    what: format!("calls `{}`, which changed and which ftrace cannot redirect", function.name),
+                });
+                work.push(c);
+            }
+        }
+        // It travels with its callers like a new function: the kernel's own copy stays as it is.
+        functions[i].verdict = Verdict::New;
+        functions[i].why = function.why;
+    }
+}
+
+fn gone_code(function: &FunctionVerdict, section: &str, is_new: bool) -> Refusal {
+    let when = if names::is_init_section(section) { "boot or module load" } else { "module unload" };
+    let (reason, message) = if is_new {
+        (Reason::NeverRuns, format!("new function `{}` lies in `{section}` and would never run", function.name))
+    } else {
+        (Reason::InitSection, format!("changed function `{}` lies in `{section}`: it runs at {when} only", function.name))
+    };
+    Refusal::new(reason, message, "do in a pre-patch callback what it should have done, or leave it out of the patch")
+        .symbol(&function.name)
+        .at(section, 0)
+}
+
+fn not_hookable(function: &FunctionVerdict, section: &str, global: bool) -> Refusal {
+    let why = if global { "and it can be called from other files" } else { "and its address is taken" };
+    Refusal::new(
+        Reason::NotHookable,
+        format!("changed function `{}` has no ftrace call site (notrace, or its file is), {why}", function.name),
+        "change the functions that call it, or patch the traced function around it",
+    )
+    .symbol(&function.name)
+    .at(section, 0)
+}
+
+struct Uses {
+    callers: Vec<AtomId>,
+    address_taken: bool,
+}
+
+/// Who calls each function directly, and whether its address is used in any other way.
+fn callers(side: &Side<'_>, tables: &Tables) -> HashMap<AtomId, Uses> {
+    let mut uses: HashMap<AtomId, Uses> = HashMap::new();
+    for id in side.ids() {
+        let kind = side.atom(id).kind;
+        if kind == Kind::Entry {
+            continue;
+        }
+        for r in side.refs_of(id) {
+            let Target::Atom(target, _) = r.target else { continue };
+            if side.atom(target).kind != Kind::Function {
+                continue;
+            }
+            let (target, user) = (tables.whole(target), tables.whole(id));
+            if target == user {
+                continue;
+            }
+            let entry = uses.entry(target).or_insert(Uses { callers: Vec::new(), address_taken: false });
+            match (kind, r.usage) {
+                (Kind::Function, Use::Branch) => entry.callers.push(user),
+                _ if side.section_name(id).starts_with(".discard.") => {}
+                _ => entry.address_taken = true,
+            }
+        }
+    }
+    uses
+}
+
+/// Whether any function of the object has an ftrace call site.
+pub fn has_call_sites(side: &Side<'_>, tables: &Tables) -> bool {
+    functions(side).any(|id| is_hookable(side, tables, id))
+}
+
+/// Whether ftrace can redirect this function: it has an entry in a table of call sites, or calls `__fentry__`.
+pub fn is_hookable(side: &Side<'_>, tables: &Tables, id: AtomId) -> bool {
+    let atom = side.atom(id);
+    let listed = tables.entries.get(&id).is_some_and(|e| e.contains_key("__mcount_loc"));
+    let start = atom.symbols.first().map_or(atom.start, |s| side.object.symbol(*s).st_value);
+    listed
+        || side.arch.has_fentry(side.object, side.object.section(atom.section), start)
+        || (side.object.e_machine != 62 && side.patchable.contains(&id))
+}

@@ -1,0 +1,126 @@
+//! What compilers and macros do to names, and which data has no identity of its own.
+//!
+//! In: symbol and section names. Out: the stem that survives a recompilation, and whether two things
+//! of one stem are the same *thing* (identity) or merely have the same *content*.
+
+/// The part of a symbol's name that a recompilation keeps: `count.5` -> `count`,
+/// `fill.isra.0` -> `fill.isra`, `x.llvm.123` -> `x`, `__UNIQUE_ID_ddebug_694.695` -> `__UNIQUE_ID_ddebug`.
+pub fn stem(name: &str) -> String {
+    let name = name.split_once(".llvm.").map_or(name, |(stem, _)| stem);
+    if name.starts_with("__UNIQUE_ID_") {
+        return name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '.').to_owned();
+    }
+    if let Some(rest) = name.strip_prefix("__initcall__") {
+        // __initcall__kmod_proc__493_188_proc_meminfo_init5: a counter and a line number in the middle.
+        let digits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let parts: Vec<&str> = rest.split('_').filter(|part| !digits(part)).collect();
+        return format!("__initcall__{}", parts.join("_"));
+    }
+    if !name.contains('.') {
+        return name.to_owned();
+    }
+    let mut parts = name.split('.');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
+            out.push('.');
+            out.push_str(part);
+        }
+    }
+    out
+}
+
+/// Whether a recompilation may renumber this name.
+pub fn is_numbered(name: &str) -> bool {
+    stem(name) != name
+}
+
+/// Whether a local datum is private to the code that uses it: compared by content, carried as a copy.
+///
+/// These are per-use constants and caches that macros and the compiler make: lock classes, rate
+/// limits, "already warned" flags, texts of messages, switch tables. The same list, for the same
+/// reason, stands in every object-diffing tool; what is added here is that *content* still counts.
+pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
+    if section.starts_with(".data..once") || section.starts_with(".data.once") {
+        return true;
+    }
+    // Names of compiler-made tables and constant pools.
+    let base = stem(name);
+    if base.starts_with(".L") || base == "CSWTCH" || base == "C" || base.starts_with("__compound_literal") {
+        return true;
+    }
+    let last = base.rsplit('.').next().unwrap_or(&base);
+    if matches!(
+        last,
+        "__already_done" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "__key" | "__warned" | "_entry"
+            | "_entry_ptr" | "_rs" | "descriptor" | "__print_once" | "CSWTCH"
+    ) && is_numbered(name)
+    {
+        return true;
+    }
+    if base == "__UNIQUE_ID_ddebug" || base == "__UNIQUE_ID_addressable" {
+        return true;
+    }
+    // A constant static local: `static const char __msg[]` of NL_SET_ERR_MSG and its like.
+    !writable && is_numbered(name)
+}
+
+/// Whether code or data in this section is gone once boot (or the module's load) is over.
+pub fn is_init_section(name: &str) -> bool {
+    name.starts_with(".init.")
+        || name == ".init"
+        || name.starts_with(".initcall")
+        || name.starts_with(".meminit.")
+        || name.starts_with(".head.text")
+        || name.starts_with(".con_initcall")
+}
+
+/// Whether code or data in this section exists only for unloading, and not at all in vmlinux.
+pub fn is_exit_section(name: &str) -> bool {
+    name.starts_with(".exit.") || name == ".exitcall.exit" || name.starts_with(".exitcall")
+}
+
+/// Whether code in this section must not be redirected: entry code, tracing-free and debugging-free text.
+pub fn is_untouchable_text(name: &str) -> bool {
+    name.starts_with(".noinstr.text")
+        || name.starts_with(".entry.text")
+        || name.starts_with(".kprobes.text")
+        || name.starts_with(".cpuidle.text")
+        || name.starts_with(".irqentry.text")
+        || name.starts_with(".softirqentry.text")
+        || name.starts_with(".static_call.text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects the mapping of renumbered names onto one stem, one row per kind of suffix.
+    #[test]
+    fn stems() {
+        for (name, want) in [
+            ("count.5", "count"),
+            ("proc_sys_fill_cache.isra.0", "proc_sys_fill_cache.isra"),
+            ("f.constprop.0.isra.1", "f.constprop.isra"),
+            ("f.cold", "f.cold"),
+            ("f.part.0.cold", "f.part.cold"),
+            ("x.llvm.8273645", "x"),
+            ("__UNIQUE_ID_ddebug_694.695", "__UNIQUE_ID_ddebug"),
+            ("__initcall__kmod_proc__493_188_proc_meminfo_init5", "__initcall__kmod_proc__proc_meminfo_init5"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(stem(name), want, "{name}");
+        }
+    }
+
+    /// Protects state: a writable static local is never private, a constant one is.
+    #[test]
+    fn privacy() {
+        assert!(!is_private("cad_work.4", ".data.cad_work.4", true));
+        assert!(is_private("__msg.12", ".rodata.__msg.12", false));
+        assert!(is_private("CSWTCH.3", ".rodata.CSWTCH.3", false));
+        assert!(is_private("__key.7", ".bss.__key.7", true));
+        assert!(!is_private("task_state_array", ".rodata.task_state_array", false));
+        assert!(!is_private("descriptor", ".data.descriptor", true));
+    }
+}

@@ -1,0 +1,101 @@
+//! What the kernel learns about only at boot or module load: initcalls, parameters, exports, events.
+//!
+//! In: two sides. Out: a refusal for each addition, since it would never take effect. Removals are
+//! harmless: the running kernel has already done what was removed.
+
+use std::collections::HashMap;
+
+use super::atoms::{AtomId, Kind, Side, Target};
+use super::names;
+use super::special::{self, Rule};
+use super::twins::Twins;
+use crate::elf::SectionId;
+use crate::elf::object::shf;
+use crate::error::{Reason, Refusal};
+
+/// Refuses entries of registration sections, and of allocated sections nobody knows, that only the patched side has.
+pub fn additions(old: &Side<'_>, new: &Side<'_>, twins: &Twins, refusals: &mut Vec<Refusal>) {
+    let mut before: HashMap<String, HashMap<String, usize>> = HashMap::new();
+    for id in old.object.section_ids() {
+        if let Some(name) = registration(old, id) {
+            let seen = before.entry(name).or_default();
+            entries(old, id).into_iter().for_each(|(entry, _)| *seen.entry(entry).or_default() += 1);
+        }
+    }
+    for id in new.object.section_ids() {
+        let Some(name) = registration(new, id) else { continue };
+        let seen = before.entry(name.clone()).or_default();
+        for (entry, offset) in entries(new, id) {
+            match seen.get_mut(&entry) {
+                Some(count) if *count > 0 => *count -= 1,
+                _ => refusals.push(addition(&name, &entry, offset)),
+            }
+        }
+    }
+    let _ = twins;
+}
+
+fn registration(side: &Side<'_>, id: SectionId) -> Option<String> {
+    let section = side.object.section(id);
+    (special::rule(&section.name) == Some(Rule::Registration) && section.sh_size > 0).then(|| section.name.clone())
+}
+
+fn addition(section: &str, entry: &str, offset: u64) -> Refusal {
+    let (what, advice) = if section.contains("initcall") {
+        ("initcall", "call the function from a post-patch callback instead")
+    } else if section == "__param" {
+        ("module parameter", "use a variable that a callback or sysctl sets; parameters exist from load on only")
+    } else if section.contains("ksymtab") || section == ".export_symbol" || section.contains("kcrctab") {
+        ("export", "no loaded module can use it; leave it out of the patch")
+    } else if section == ".modinfo" {
+        ("module information", "leave it out of the patch: the running object keeps what it was loaded with")
+    } else {
+        ("registration", "leave it out of the patch: the running kernel reads this table at boot or load only")
+    };
+    let named = if entry.is_empty() { String::new() } else { format!(" `{entry}`") };
+    Refusal::new(Reason::NeverRuns, format!("new {what}{named} in `{section}` would never take effect"), advice)
+        .symbol(entry)
+        .at(section, offset)
+}
+
+/// What a registration section says, without counters and line numbers: one string per entry.
+fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
+    let section = side.object.section(id);
+    if section.name == ".modinfo" {
+        let mut out = Vec::new();
+        let mut at = 0;
+        for text in section.data.split(|b| *b == 0) {
+            if !text.is_empty() {
+                out.push((String::from_utf8_lossy(text).into_owned(), at as u64));
+            }
+            at += text.len() + 1;
+        }
+        // Information that follows from the code, not from the source.
+        out.retain(|(text, _)| !text.starts_with("import_ns=") && !text.contains("parmtype=") && !text.contains("parm="));
+        return out;
+    }
+    let mut out: Vec<(String, u64)> = Vec::new();
+    for r in &side.refs[id.index()] {
+        let name = match r.target {
+            Target::Atom(atom, _) => describe(side, atom),
+            Target::Symbol(symbol, _) => side.object.symbol(symbol).name.clone(),
+            Target::Nothing(_) => continue,
+        };
+        out.push((name, r.reloc.r_offset));
+    }
+    if section.sh_flags & shf::ALLOC == 0 && out.is_empty() {
+        out.push((section.data.iter().map(|b| format!("{b:02x}")).collect(), 0));
+    }
+    out
+}
+
+fn describe(side: &Side<'_>, id: AtomId) -> String {
+    match side.atom(id).kind {
+        Kind::Text => {
+            let bytes = side.bytes(id);
+            let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+            String::from_utf8_lossy(&bytes[..end]).into_owned()
+        }
+        _ => names::stem(side.name(id)),
+    }
+}

@@ -1,0 +1,98 @@
+//! The result types of a comparison.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::atoms::{AtomId, Side};
+use super::compare::Difference;
+use super::tables::Tables;
+use super::twins::Twins;
+use crate::error::Refusal;
+
+/// What became of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Same code, same tables.
+    Same,
+    /// Will be replaced.
+    Changed,
+    /// Did not exist.
+    New,
+    /// Exists no more; the kernel keeps it.
+    Removed,
+}
+
+/// One function's verdict.
+#[derive(Debug, Clone)]
+pub struct FunctionVerdict {
+    /// Name as kallsyms has it: the original's for a changed or removed one.
+    pub name: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The original function.
+    pub original: Option<AtomId>,
+    /// The patched function.
+    pub patched: Option<AtomId>,
+    /// First difference, for a changed one.
+    pub why: Option<Difference>,
+}
+
+/// What became of data.
+#[derive(Debug, Default)]
+pub struct DataChanges {
+    /// Constant tables whose contents changed and that only changed functions read: carried anew.
+    pub recarried: HashSet<AtomId>,
+    /// New data that other units may refer to: carried even when nothing in this unit does.
+    pub new_globals: Vec<AtomId>,
+}
+
+/// Everything a comparison found.
+pub struct Diff<'o> {
+    /// Original side.
+    pub original: Side<'o>,
+    /// Patched side.
+    pub patched: Side<'o>,
+    /// Which atom is which.
+    pub twins: Twins,
+    /// Tables of the original.
+    pub old_tables: Tables,
+    /// Tables of the patched side.
+    pub new_tables: Tables,
+    /// All functions, in the patched object's order, removed ones last.
+    pub functions: Vec<FunctionVerdict>,
+    /// Data that travels.
+    pub data: DataChanges,
+    /// Why the answer is no.
+    pub refusals: Vec<Refusal>,
+}
+
+impl Diff<'_> {
+    /// Whether nothing changed that a livepatch could or should carry.
+    pub fn is_empty(&self) -> bool {
+        self.refusals.is_empty()
+            && self.data.new_globals.is_empty()
+            && !self.functions.iter().any(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
+    }
+
+    /// Patched-side functions that travel, by verdict.
+    pub fn carried_functions(&self) -> HashMap<AtomId, Verdict> {
+        self.functions
+            .iter()
+            .filter(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
+            .filter_map(|f| Some((f.patched?, f.verdict)))
+            .collect()
+    }
+
+    /// Names of the new global functions and data of this unit: other units of the patch may link to them.
+    pub fn new_global_names(&self) -> BTreeSet<String> {
+        let functions = self.functions.iter().filter(|f| f.verdict == Verdict::New).filter_map(|f| f.patched);
+        functions
+            .chain(self.data.new_globals.iter().copied())
+            .filter(|id| self.patched.is_global(*id))
+            .flat_map(|id| self.patched.atom(id).symbols.iter())
+            .map(|s| self.patched.object.symbol(*s).name.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,225 @@
+//! Bytes -> [`Object`]. Refuses what the model cannot keep, so that nothing is lost on the way.
+//!
+//! The high-level reader of the ELF crate chains all relocation sections of one target, which would
+//! mix livepatch relocations with ordinary ones; this reads the section headers themselves.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use object::elf;
+use object::read::elf::{FileHeader, Rela, SectionHeader, Sym};
+use object::{Endianness, SymbolIndex};
+
+use super::klp::{self, SHF_RELA_LIVEPATCH, SHN_LIVEPATCH};
+use super::object::{Object, Place, Reloc, Section, Symbol, stt};
+use super::{SectionId, SymbolId};
+
+type Header = elf::FileHeader64<Endianness>;
+
+/// Reads a relocatable 64-bit ELF object or a kernel module.
+///
+/// # Errors
+///
+/// When the bytes are not such a file, are cut short, or hold something the model cannot keep.
+pub fn read(bytes: &[u8]) -> Result<Object> {
+    if bytes.len() < 20 || !bytes.starts_with(b"\x7fELF") {
+        bail!("not an ELF file");
+    }
+    if bytes[4] != 2 {
+        bail!("a {}-bit ELF file; only 64-bit kernels are supported", if bytes[4] == 1 { "32" } else { "non-64" });
+    }
+    let header = Header::parse(bytes).context("the ELF header is damaged")?;
+    let endian = header.endian().context("the ELF header is damaged")?;
+    let e_type = header.e_type(endian);
+    if e_type != elf::ET_REL {
+        bail!("not a relocatable object or kernel module (e_type {})", e_type.0);
+    }
+    Reader { bytes, endian, header }.object()
+}
+
+struct Reader<'data> {
+    bytes: &'data [u8],
+    endian: Endianness,
+    header: &'data Header,
+}
+
+impl Reader<'_> {
+    fn object(&self) -> Result<Object> {
+        let (endian, bytes) = (self.endian, self.bytes);
+        let table = self.header.sections(endian, bytes).context("the section headers are damaged or cut short")?;
+        let symtab = table.symbols(endian, bytes, elf::SHT_SYMTAB).context("the symbol table is damaged")?;
+
+        let mut object = Object {
+            e_machine: self.header.e_machine(endian).0,
+            e_flags: self.header.e_flags(endian).0,
+            is_64: true,
+            little_endian: endian == Endianness::Little,
+            ..Object::default()
+        };
+        let shstrndx = self.header.shstrndx(endian, bytes).context("the section name table is damaged")?;
+        let mut ids: HashMap<usize, SectionId> = HashMap::new();
+        for (index, section) in table.enumerate() {
+            let name = || -> Result<String> {
+                let name = table.section_name(endian, section).context("a section name is damaged")?;
+                String::from_utf8(name.to_vec()).context("a section name is not text")
+            };
+            let sh_type = section.sh_type(endian);
+            let implied = match sh_type {
+                elf::SHT_NULL | elf::SHT_SYMTAB | elf::SHT_SYMTAB_SHNDX | elf::SHT_RELA => true,
+                elf::SHT_STRTAB => index.0 == shstrndx as usize || index == symtab.string_section(),
+                elf::SHT_GROUP => {
+                    object.has_groups = true;
+                    true
+                }
+                elf::SHT_REL => bail!("section `{}`: relocations without addend are not supported", name()?),
+                _ => false,
+            };
+            if implied {
+                continue;
+            }
+            let name = name()?;
+            let data = if sh_type == elf::SHT_NOBITS {
+                Vec::new()
+            } else {
+                section.data(endian, bytes).with_context(|| format!("section `{name}` is cut short"))?.to_vec()
+            };
+            ids.insert(index.0, SectionId(object.sections.len() as u32));
+            object.sections.push(Section {
+                sh_type: sh_type.0,
+                sh_flags: section.sh_flags(endian).0,
+                sh_size: section.sh_size(endian),
+                sh_addralign: section.sh_addralign(endian),
+                sh_entsize: section.sh_entsize(endian),
+                sh_info: section.sh_info(endian),
+                name,
+                data,
+                ..Section::default()
+            });
+        }
+        for (index, section) in table.enumerate() {
+            if let Some(id) = ids.get(&index.0)
+                && object.section(*id).sh_flags & u64::from(elf::SHF_LINK_ORDER.0) != 0
+            {
+                object.sections[id.index()].link = ids.get(&(section.sh_link(endian) as usize)).copied();
+            }
+        }
+        self.symbols(&symtab, &ids, &mut object)?;
+        for (_, section) in table.enumerate().filter(|(_, s)| s.sh_type(endian) == elf::SHT_RELA) {
+            let name = String::from_utf8_lossy(table.section_name(endian, section).unwrap_or_default()).into_owned();
+            self.relocations(section, &name, &ids, &mut object)?;
+        }
+        Ok(object)
+    }
+
+    fn symbols(
+        &self,
+        symtab: &object::read::elf::SymbolTable<'_, Header>,
+        ids: &HashMap<usize, SectionId>,
+        object: &mut Object,
+    ) -> Result<()> {
+        let endian = self.endian;
+        let mut file = None;
+        for (index, symbol) in symtab.enumerate().skip(1) {
+            let name = symtab.symbol_name(endian, symbol).context("a symbol name is damaged")?;
+            let mut name = String::from_utf8(name.to_vec()).context("a symbol name is not text")?;
+            let place = match symbol.st_shndx(endian) {
+                elf::SHN_UNDEF => Place::Undefined,
+                elf::SHN_ABS => Place::Absolute,
+                elf::SHN_COMMON => Place::Common,
+                shndx if shndx.0 == SHN_LIVEPATCH => Place::Livepatch,
+                _ => self.defined_in(symtab, symbol, index, ids).with_context(|| format!("symbol `{name}`"))?,
+            };
+            let st_type = symbol.st_type().0;
+            if st_type == stt::SECTION
+                && let Place::Section(id) = place
+            {
+                name = object.section(id).name.clone();
+            }
+            let id = SymbolId(object.symbols.len() as u32);
+            if st_type == stt::FILE {
+                file = Some(id);
+            }
+            let st_bind = symbol.st_bind().0;
+            object.symbols.push(Symbol {
+                name,
+                st_value: symbol.st_value(endian),
+                st_size: symbol.st_size(endian),
+                st_type,
+                st_bind,
+                st_other: symbol.st_other().0,
+                place,
+                file: if st_bind == super::object::stb::LOCAL { file } else { None },
+            });
+        }
+        Ok(())
+    }
+
+    fn defined_in(
+        &self,
+        symtab: &object::read::elf::SymbolTable<'_, Header>,
+        symbol: &elf::Sym64<Endianness>,
+        index: SymbolIndex,
+        ids: &HashMap<usize, SectionId>,
+    ) -> Result<Place> {
+        let section = symtab.symbol_section(self.endian, symbol, index).context("its section index is damaged")?;
+        let Some(section) = section else {
+            bail!("its section index {:#x} is reserved and not known", symbol.st_shndx(self.endian).0);
+        };
+        match ids.get(&section.0) {
+            Some(id) => Ok(Place::Section(*id)),
+            // Section symbols of tables that are implied by the model (.symtab and the like) mean nothing.
+            None if symbol.st_type() == elf::STT_SECTION => Ok(Place::Absolute),
+            None => bail!("it is defined in section {}, which does not exist or cannot hold symbols", section.0),
+        }
+    }
+
+    fn relocations(
+        &self,
+        section: &elf::SectionHeader64<Endianness>,
+        name: &str,
+        ids: &HashMap<usize, SectionId>,
+        object: &mut Object,
+    ) -> Result<()> {
+        let endian = self.endian;
+        let Some((relas, _)) =
+            section.rela(endian, self.bytes).with_context(|| format!("section `{name}` is cut short"))?
+        else {
+            return Ok(());
+        };
+        let Some(target) = ids.get(&(section.sh_info(endian) as usize)).copied() else {
+            if relas.is_empty() {
+                return Ok(());
+            }
+            bail!("section `{name}` relocates section {}, which does not exist", section.sh_info(endian));
+        };
+        let count = object.symbols.len();
+        let mut relocs = Vec::with_capacity(relas.len());
+        for rela in relas {
+            let symbol = match rela.r_sym(endian, false) {
+                0 => None,
+                n if (n as usize) <= count => Some(SymbolId(n - 1)),
+                n => bail!("section `{name}` refers to symbol {n} of {count}"),
+            };
+            relocs.push(Reloc {
+                r_offset: rela.r_offset(endian),
+                r_type: rela.r_type(endian, false).0,
+                symbol,
+                r_addend: rela.r_addend(endian),
+            });
+        }
+        let size = object.section(target).sh_size;
+        if let Some(bad) = relocs.iter().find(|r| r.r_offset >= size && r.r_type != 0) {
+            bail!("section `{name}` relocates offset {:#x} of a section of {size:#x} bytes", bad.r_offset);
+        }
+        let target = &mut object.sections[target.index()];
+        if section.sh_flags(endian).0 & SHF_RELA_LIVEPATCH != 0 {
+            let Some((owner, _)) = klp::parse_rela_section(name) else {
+                bail!("section `{name}` is flagged as livepatch relocations but not named `.klp.rela.<object>.<section>`");
+            };
+            target.klp_relocs.push((owner.to_owned(), relocs));
+        } else {
+            target.relocs.append(&mut relocs);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! The plan -> a linked module, by the kernel's own build system.
+//!
+//! In: a plan, the text of `init.c`, where to build. Out: the path of the `.ko` that kbuild made in the
+//! private work directory. Units go in as `.o_shipped`, so that kbuild links and checks but does not
+//! compile them. modpost is told to warn about undefined symbols: the livepatch ones are undefined on
+//! purpose, and the finished module is checked symbol by symbol afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::plan::Plan;
+use crate::elf;
+use crate::error::ToolFailure;
+
+/// What the link needs to know of the kernel and the run.
+#[derive(Debug, Clone)]
+pub struct Link<'a> {
+    /// Module name, without `.ko`.
+    pub name: &'a str,
+    /// What `make -C` takes.
+    pub build_dir: &'a Path,
+    /// Variables for make, as `VAR=VALUE`.
+    pub make_vars: &'a [(String, String)],
+    /// Jobs at a time.
+    pub jobs: usize,
+    /// objtool to run on each unit, where kbuild would not run it on the finished module.
+    pub objtool: Option<Vec<String>>,
+}
+
+/// Links the module in `work`, which must exist and be empty.
+///
+/// # Errors
+///
+/// [`ToolFailure`] when kbuild fails.
+pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<PathBuf> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = work.join(name);
+        fs::write(&path, bytes).with_context(|| format!("failed to write `{}`", path.display()))
+    };
+    let mut members = vec!["init.o".to_owned()];
+    write("init.c", init_c.as_bytes())?;
+    for (stem, object) in &plan.units {
+        let bytes = elf::write(object).with_context(|| format!("failed to write the patch object `{stem}`"))?;
+        write(&format!("{stem}.o_shipped"), &bytes)?;
+        // kbuild wants to know how each member was made; an empty record says that it need not be made again.
+        write(&format!(".{stem}.o.cmd"), b"")?;
+        if let Some(objtool) = &link.objtool {
+            run_objtool(objtool, &work.join(format!("{stem}.o_shipped")), link)?;
+        }
+        members.push(format!("{stem}.o"));
+    }
+    write("Kbuild", format!("obj-m := {0}.o\n{0}-y := {1}\n", link.name, members.join(" ")).as_bytes())?;
+
+    let mut make = Command::new("make");
+    make.arg("-C").arg(link.build_dir).arg(format!("M={}", work.display())).arg(format!("-j{}", link.jobs.max(1)));
+    make.args(["-s", "KBUILD_MODPOST_WARN=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
+    make.args(link.make_vars.iter().map(|(k, v)| format!("{k}={v}")));
+    make.stdin(Stdio::null()).env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
+    let output = make.output().context("failed to run `make`")?;
+    let module = work.join(format!("{}.ko", link.name));
+    if !output.status.success() || !module.exists() {
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        return Err(ToolFailure { doing: format!("link the module `{}` with kbuild", link.name), output: text }.into());
+    }
+    Ok(module)
+}
+
+fn run_objtool(command: &[String], object: &Path, link: &Link<'_>) -> Result<()> {
+    let Some((program, args)) = command.split_first() else { return Ok(()) };
+    let output = Command::new(program)
+        .args(args)
+        .arg(object)
+        .current_dir(link.build_dir)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to run `{program}`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(ToolFailure { doing: format!("run objtool on `{}`", object.display()), output: text }.into())
+}

@@ -1,0 +1,448 @@
+//! What travels -> a patch object: one relocatable file per unit, ready for the module link.
+//!
+//! In: a diff, its closure and the resolved symbols. Out: an [`elf::Object`](crate::elf::Object) with
+//! each function in `.text.NAME`, data in sections of its own name, and every outside reference named
+//! for how it is resolved; beside it, which of its functions replace what. Relocation fields are
+//! zeroed: the x86 loader refuses anything else there (arch/x86/kernel/module.c).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::diff::atoms::{AtomId, Kind, Side};
+use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
+use crate::diff::special::Rule;
+use crate::diff::verdict::{Diff, Verdict};
+use crate::diff::{arch, names};
+use crate::elf::object::{sht, stb, stt};
+use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
+use crate::error::{Reason, Refusal};
+use crate::reloc::classify::Classifier;
+use crate::reloc::{Resolution, Resolved, World};
+
+/// A function that replaces one of the kernel's.
+#[derive(Debug, Clone)]
+pub struct Replacement {
+    /// Name of the kernel's function, as kallsyms has it.
+    pub old_name: String,
+    /// Its position among its namesakes; 0 when unique.
+    pub sympos: u32,
+    /// The new function's symbol in the patch object.
+    pub symbol: SymbolId,
+}
+
+/// A callback that the patch declares.
+#[derive(Debug, Clone)]
+pub struct Callback {
+    /// `pre_patch`, `post_patch`, `pre_unpatch` or `post_unpatch`: the member of `struct klp_callbacks`.
+    pub kind: &'static str,
+    /// The function's symbol in the patch object.
+    pub symbol: SymbolId,
+}
+
+/// One unit's part of the livepatch.
+#[derive(Debug, Default)]
+pub struct PatchObject {
+    /// The relocatable object.
+    pub object: Object,
+    /// What it replaces.
+    pub replacements: Vec<Replacement>,
+    /// What it wants called.
+    pub callbacks: Vec<Callback>,
+    /// Why it could not be made.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Builds the patch object of one unit.
+pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &World<'_>) -> PatchObject {
+    let mut builder = Builder {
+        diff,
+        resolved,
+        sections: Vec::new(),
+        by_key: BTreeMap::new(),
+        placed: HashMap::new(),
+        symbols: Vec::new(),
+        section_symbols: HashMap::new(),
+        atom_symbols: HashMap::new(),
+        outside: HashMap::new(),
+        refusals: Vec::new(),
+        text_names: HashSet::new(),
+    };
+    builder.file_symbol();
+    for atom in &closure.atoms {
+        if !resolved.dropped_entries.contains_key(atom) && !is_callback_pointer(&diff.patched, *atom) {
+            builder.place(*atom);
+        }
+    }
+    builder.relocate(closure);
+    builder.runtime_consts(closure);
+    let replacements = builder.replacements(diff, world);
+    let callbacks = builder.callbacks();
+    let refusals = std::mem::take(&mut builder.refusals);
+    let original = &diff.patched.object;
+    let object = Object {
+        e_machine: original.e_machine,
+        e_flags: original.e_flags,
+        is_64: original.is_64,
+        little_endian: original.little_endian,
+        has_groups: false,
+        sections: builder.sections,
+        symbols: builder.symbols,
+    };
+    let mut out = PatchObject { object, replacements, callbacks, refusals };
+    out.locals_first();
+    out
+}
+
+impl PatchObject {
+    /// Reorders the symbols so that locals come first, as ELF wants, and follows with all indices.
+    pub fn locals_first(&mut self) {
+        let symbols = std::mem::take(&mut self.object.symbols);
+        let mut order: Vec<usize> = (0..symbols.len()).collect();
+        order.sort_by_key(|i| symbols[*i].st_bind != stb::LOCAL);
+        let mut moved = vec![SymbolId(0); symbols.len()];
+        for (new, old) in order.iter().enumerate() {
+            moved[*old] = SymbolId(new as u32);
+        }
+        let mut slots: Vec<Option<Symbol>> = symbols.into_iter().map(Some).collect();
+        self.object.symbols = order.iter().filter_map(|i| slots[*i].take()).collect();
+        for symbol in &mut self.object.symbols {
+            symbol.file = symbol.file.map(|f| moved[f.index()]);
+        }
+        for section in &mut self.object.sections {
+            let klp = section.klp_relocs.iter_mut().flat_map(|(_, relocs)| relocs);
+            for reloc in section.relocs.iter_mut().chain(klp) {
+                reloc.symbol = reloc.symbol.map(|s| moved[s.index()]);
+            }
+        }
+        self.replacements.iter_mut().for_each(|r| r.symbol = moved[r.symbol.index()]);
+        self.callbacks.iter_mut().for_each(|c| c.symbol = moved[c.symbol.index()]);
+    }
+}
+
+fn is_callback_pointer(side: &Side<'_>, atom: AtomId) -> bool {
+    side.rule(atom) == Some(Rule::Callbacks)
+}
+
+struct Builder<'a, 'o> {
+    diff: &'a Diff<'o>,
+    resolved: &'a Resolved,
+    sections: Vec<Section>,
+    /// Shared output sections, by name and element size.
+    by_key: BTreeMap<(String, u64), SectionId>,
+    /// Where each atom went.
+    placed: HashMap<AtomId, (SectionId, u64)>,
+    symbols: Vec<Symbol>,
+    section_symbols: HashMap<SectionId, SymbolId>,
+    atom_symbols: HashMap<AtomId, SymbolId>,
+    outside: HashMap<(String, bool), SymbolId>,
+    refusals: Vec<Refusal>,
+    text_names: HashSet<String>,
+}
+
+impl Builder<'_, '_> {
+    fn side(&self) -> &Side<'_> {
+        &self.diff.patched
+    }
+
+    fn push_symbol(&mut self, symbol: Symbol) -> SymbolId {
+        let id = SymbolId(self.symbols.len() as u32);
+        self.symbols.push(symbol);
+        id
+    }
+
+    fn file_symbol(&mut self) {
+        let file = self.side().object.symbols.iter().find(|s| s.st_type == stt::FILE).cloned();
+        if let Some(mut file) = file {
+            file.file = None;
+            self.push_symbol(file);
+        }
+    }
+
+    /// Puts an atom into an output section; a run of anonymous ones in one piece.
+    fn place(&mut self, id: AtomId) {
+        if self.placed.contains_key(&id) {
+            return;
+        }
+        let side = &self.diff.patched;
+        if side.atom(id).kind == Kind::Anonymous && side.rule(id).is_none() {
+            for piece in side.anonymous_run(id) {
+                self.place_one(piece);
+            }
+        } else {
+            self.place_one(id);
+        }
+    }
+
+    /// Puts one atom into an output section and makes its symbols.
+    fn place_one(&mut self, id: AtomId) {
+        let side = &self.diff.patched;
+        let atom = side.atom(id);
+        let section = side.object.section(atom.section);
+        let size = atom.end - atom.start;
+        let is_function = atom.kind == Kind::Function;
+        // Keep what is contiguous contiguous, and each start as aligned as it was.
+        let natural = 1u64 << atom.start.trailing_zeros().min(12);
+        let align =
+            if atom.start == 0 { section.sh_addralign.max(1) } else { natural.min(section.sh_addralign.max(1)) };
+        let out = if is_function {
+            self.text_section(id, section)
+        } else {
+            let merged = section.sh_flags & crate::elf::object::shf::MERGE != 0;
+            let key = (section.name.clone(), if merged { section.sh_entsize } else { 0 });
+            match self.by_key.get(&key) {
+                Some(out) => *out,
+                None => {
+                    let out = self.new_section(section.name.clone(), section);
+                    self.by_key.insert(key, out);
+                    out
+                }
+            }
+        };
+        let bytes = side.bytes(id);
+        if atom.kind == Kind::Text
+            && let Some(at) = find_text(&self.sections[out.index()].data, bytes, align)
+        {
+            self.placed.insert(id, (out, at));
+            return;
+        }
+        let target = &mut self.sections[out.index()];
+        target.sh_addralign = target.sh_addralign.max(align);
+        let at = target.sh_size.next_multiple_of(align);
+        target.sh_size = at + size;
+        if target.sh_type != sht::NOBITS {
+            target.data.resize(at as usize, 0);
+            target.data.extend_from_slice(bytes);
+        }
+        self.placed.insert(id, (out, at));
+        let wanted: Vec<Symbol> = atom.symbols.iter().map(|s| side.object.symbol(*s).clone()).collect();
+        for (i, symbol) in wanted.into_iter().enumerate() {
+            let placed = Symbol {
+                st_value: symbol.st_value - atom.start + at,
+                place: Place::Section(out),
+                file: None,
+                // A weak definition would let another object's symbol take its place.
+                st_bind: if symbol.st_bind == stb::WEAK { stb::GLOBAL } else { symbol.st_bind },
+                ..symbol
+            };
+            let new = self.push_symbol(placed);
+            if i == 0 {
+                self.atom_symbols.insert(id, new);
+            }
+        }
+    }
+
+    fn text_section(&mut self, id: AtomId, like: &Section) -> SectionId {
+        let name = self.side().name(id).to_owned();
+        let mut text = format!(".text.{name}");
+        let mut n = 1;
+        while !self.text_names.insert(text.clone()) {
+            text = format!(".text.{name}.{n}");
+            n += 1;
+        }
+        self.new_section(text, like)
+    }
+
+    fn new_section(&mut self, name: String, like: &Section) -> SectionId {
+        let id = SectionId(self.sections.len() as u32);
+        self.sections.push(Section {
+            name,
+            sh_type: like.sh_type,
+            sh_flags: like.sh_flags & !crate::elf::object::shf::LINK_ORDER,
+            sh_addralign: 1,
+            sh_entsize: like.sh_entsize,
+            ..Section::default()
+        });
+        id
+    }
+
+    fn section_symbol(&mut self, id: SectionId) -> SymbolId {
+        if let Some(symbol) = self.section_symbols.get(&id) {
+            return *symbol;
+        }
+        let symbol = self.push_symbol(Symbol {
+            name: self.sections[id.index()].name.clone(),
+            st_value: 0,
+            st_size: 0,
+            st_type: stt::SECTION,
+            st_bind: stb::LOCAL,
+            st_other: 0,
+            place: Place::Section(id),
+            file: None,
+        });
+        self.section_symbols.insert(id, symbol);
+        symbol
+    }
+
+    /// The undefined symbol that stands for something outside, named for how it is resolved.
+    fn outside_symbol(&mut self, outside: &Outside) -> Option<SymbolId> {
+        let (name, weak) = match self.resolved.symbols.get(outside)? {
+            Resolution::Exported | Resolution::Linked => (outside.name.clone(), false),
+            Resolution::WeakZero => (outside.name.clone(), true),
+            Resolution::Livepatch(symbol) => (symbol.to_name(), false),
+        };
+        if let Some(id) = self.outside.get(&(name.clone(), weak)) {
+            return Some(*id);
+        }
+        let id = self.push_symbol(Symbol {
+            name: name.clone(),
+            st_value: 0,
+            st_size: 0,
+            st_type: stt::NOTYPE,
+            st_bind: if weak { stb::WEAK } else { stb::GLOBAL },
+            st_other: 0,
+            place: Place::Undefined,
+            file: None,
+        });
+        self.outside.insert((name, weak), id);
+        Some(id)
+    }
+
+    fn relocate(&mut self, closure: &Closure) {
+        for r in &closure.refs {
+            let Some((out, at)) = self.placed.get(&r.atom).copied() else { continue };
+            let start = self.side().atom(r.atom).start;
+            let r_offset = r.reference.reloc.r_offset - start + at;
+            let field = self.side().arch.field_size(r.reference.reloc.r_type);
+            let Some(field) = field else {
+                let (name, section) = (self.side().name(r.atom), self.side().section_name(r.atom));
+                let refusal = Refusal::new(
+                    Reason::UnknownRelocation,
+                    format!("`{name}` has a relocation of unknown type {}", r.reference.reloc.r_type),
+                    "report the kernel configuration that makes it",
+                )
+                .symbol(name)
+                .at(section, r.reference.reloc.r_offset);
+                self.refusals.push(refusal);
+                continue;
+            };
+            if let Some(bytes) =
+                self.sections[out.index()].data.get_mut(r_offset as usize..r_offset as usize + field as usize)
+            {
+                bytes.fill(0);
+            }
+            let (symbol, r_addend) = match &r.dest {
+                Dest::Constant(addend) => {
+                    if r.reference.reloc.symbol.is_none() && r.reference.reloc.r_type == 0 {
+                        continue;
+                    }
+                    (None, *addend)
+                }
+                Dest::Outside(outside, addend) => match self.outside_symbol(outside) {
+                    Some(symbol) => (Some(symbol), *addend),
+                    None => continue,
+                },
+                Dest::Carried(target, offset) => {
+                    let Some((section, base)) = self.placed.get(target).copied() else { continue };
+                    match self.atom_symbols.get(target).copied() {
+                        Some(symbol) => {
+                            let naming = naming_offset(self.side(), *target);
+                            (Some(symbol), offset - naming - r.reference.adjust)
+                        }
+                        None => {
+                            let symbol = self.section_symbol(section);
+                            (Some(symbol), base as i64 + offset - r.reference.adjust)
+                        }
+                    }
+                }
+            };
+            if symbol.is_none() {
+                // An empty alternative's replacement, or an absolute value already in the addend.
+                if r_addend == 0 {
+                    continue;
+                }
+            }
+            let reloc = Reloc { r_offset, r_type: r.reference.reloc.r_type, symbol, r_addend };
+            self.sections[out.index()].relocs.push(reloc);
+        }
+        for section in &mut self.sections {
+            section.relocs.sort_by_key(|r| r.r_offset);
+        }
+    }
+
+    /// Makes carried code read the variables whose values the kernel's own code got at boot.
+    fn runtime_consts(&mut self, closure: &Closure) {
+        for constant in &closure.runtime_consts {
+            let Some((out, at)) = self.placed.get(&constant.atom).copied() else { continue };
+            let arch = arch::of(self.side().object);
+            let section = &mut self.sections[out.index()];
+            let place = (at + constant.offset) as usize;
+            let rewritten =
+                arch.and_then(|arch| arch.read_variable_instead(&mut section.data, place, &constant.kind));
+            match rewritten {
+                Some((r_offset, r_type, r_addend)) => {
+                    if let Some(symbol) = self.outside_symbol(&constant.variable) {
+                        let reloc = Reloc { r_offset, r_type, symbol: Some(symbol), r_addend };
+                        let relocs = &mut self.sections[out.index()].relocs;
+                        let at = relocs.partition_point(|r| r.r_offset < r_offset);
+                        relocs.insert(at, reloc);
+                    }
+                }
+                None => {
+                    let name = self.side().name(constant.atom).to_owned();
+                    self.refusals.push(
+                        Refusal::new(
+                            Reason::KernelLacks,
+                            format!(
+                                "`{name}` uses the boot-time constant `{}` ({}), which no module's code can hold",
+                                constant.variable.name, constant.kind
+                            ),
+                            "patch a function that calls it instead",
+                        )
+                        .symbol(&name)
+                        .at(self.side().section_name(constant.atom), constant.offset),
+                    );
+                }
+            }
+        }
+    }
+
+    fn replacements(&mut self, diff: &Diff<'_>, world: &World<'_>) -> Vec<Replacement> {
+        let classifier = Classifier::new(diff, world);
+        let mut out = Vec::new();
+        for function in diff.functions.iter().filter(|f| f.verdict == Verdict::Changed) {
+            let (Some(old), Some(new)) = (function.original, function.patched) else { continue };
+            if names::is_init_section(diff.original.section_name(old)) {
+                continue;
+            }
+            let Some(symbol) = self.atom_symbols.get(&new).copied() else { continue };
+            let Some(old_symbol) = diff.original.atom(old).symbols.first() else { continue };
+            let old_symbol = diff.original.object.symbol(*old_symbol);
+            let local = old_symbol.st_bind == stb::LOCAL;
+            match classifier.position(&function.name, local, old_symbol.st_size, true) {
+                Ok(sympos) => out.push(Replacement { old_name: function.name.clone(), sympos, symbol }),
+                Err(refusal) => self.refusals.push(*refusal),
+            }
+        }
+        out
+    }
+
+    /// The callbacks declared in `.discard.klp_callback_ptrs` (include/linux/livepatch_external.h).
+    fn callbacks(&mut self) -> Vec<Callback> {
+        const KINDS: [&str; 4] = ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch"];
+        let side = &self.diff.patched;
+        let mut out = Vec::new();
+        for id in side.ids().filter(|id| is_callback_pointer(side, *id)) {
+            let name = side.name(id);
+            let kind = KINDS.iter().find(|kind| name.starts_with(&format!("__klp_{kind}_callback_")));
+            let target = side.refs_of(id).first().map(|r| r.target);
+            let Some(crate::diff::atoms::Target::Atom(function, _)) = target else { continue };
+            if let (Some(kind), Some(symbol)) = (kind, self.atom_symbols.get(&function)) {
+                out.push(Callback { kind, symbol: *symbol });
+            }
+        }
+        out
+    }
+}
+
+/// Where a text already stands in a string section, at this alignment.
+fn find_text(data: &[u8], text: &[u8], align: u64) -> Option<u64> {
+    if text.is_empty() || data.len() < text.len() {
+        return None;
+    }
+    let step = align.max(1) as usize;
+    let starts = (0..=data.len() - text.len()).step_by(step);
+    // Only at the start of a text: a shared tail would be right too, but no one expects it.
+    starts
+        .into_iter()
+        .find(|at| (*at == 0 || data[at - 1] == 0) && &data[*at..*at + text.len()] == text)
+        .map(|at| at as u64)
+}

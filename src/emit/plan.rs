@@ -1,0 +1,184 @@
+//! All units of one livepatch -> what the module link gets: objects, table contents, link names.
+//!
+//! In: the patch objects. Out: a [`Plan`]. Two problems are solved here. The tables in `init.c` must
+//! reach functions that are local to their unit: those become global, renamed only where two would
+//! clash. And objtool must see the true names of kernel functions to know which of them never return,
+//! while the module tools must not take them for exports of another module: a livepatch symbol of
+//! vmlinux has its plain name during the link where that name is free, any other an opaque one; the
+//! map back is part of the plan.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::init::ObjectTable;
+use super::object::PatchObject;
+use crate::elf::klp::KlpSymbol;
+use crate::elf::object::stb;
+use crate::elf::{Object, Place};
+use crate::kernel::symvers::Symvers;
+
+/// One unit's contribution.
+#[derive(Debug)]
+pub struct UnitPatch {
+    /// kbuild's target: `fs/proc/meminfo.o`.
+    pub target: String,
+    /// The kernel object it patches.
+    pub object: String,
+    /// Its part.
+    pub patch: PatchObject,
+}
+
+/// What a link name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkName {
+    /// Object whose arrival makes the relocation possible: names the `.klp.rela.<object>.` section.
+    pub rela_object: String,
+    /// The symbol.
+    pub symbol: KlpSymbol,
+}
+
+/// Everything the module link needs.
+#[derive(Debug)]
+pub struct Plan {
+    /// File stem and contents of each unit's object.
+    pub units: Vec<(String, Object)>,
+    /// The tables for `init.c`.
+    pub tables: Vec<ObjectTable>,
+    /// What undefined names of the linked module stand for.
+    pub link_names: BTreeMap<String, LinkName>,
+}
+
+/// Plans the link.
+pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
+    let plain_uses = plain_uses(&units);
+    let labels = promote(&mut units, &plain_uses);
+    let mut taken: BTreeSet<String> = plain_uses;
+    for unit in &units {
+        let defined = unit.patch.object.symbols.iter().filter(|s| matches!(s.place, Place::Section(_)));
+        taken.extend(defined.map(|s| s.name.clone()));
+    }
+    let link_names = rename_livepatch_symbols(&mut units, &taken, symvers);
+    let tables = tables(&units, &labels);
+    let mut stems = BTreeSet::new();
+    let units = units
+        .into_iter()
+        .map(|unit| {
+            let base: String = unit
+                .target
+                .trim_end_matches(".o")
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+                .collect();
+            let mut stem = base.clone();
+            let mut n = 1;
+            while !stems.insert(stem.clone()) {
+                stem = format!("{base}_{n}");
+                n += 1;
+            }
+            (stem, unit.patch.object)
+        })
+        .collect();
+    Plan { units, tables, link_names }
+}
+
+/// Undefined names that mean themselves: exports and what units link to among each other.
+fn plain_uses(units: &[UnitPatch]) -> BTreeSet<String> {
+    let symbols = units.iter().flat_map(|u| &u.patch.object.symbols);
+    symbols
+        .filter(|s| s.place == Place::Undefined && KlpSymbol::parse(&s.name).is_none())
+        .map(|s| s.name.clone())
+        .collect()
+}
+
+/// Makes replaced functions and callbacks global; gives the label of each (unit, symbol).
+fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(usize, u32), String> {
+    let mut taken = plain_uses.clone();
+    for unit in units.iter() {
+        let globals = unit.patch.object.symbols.iter().filter(|s| s.st_bind != stb::LOCAL);
+        taken.extend(globals.filter(|s| matches!(s.place, Place::Section(_))).map(|s| s.name.clone()));
+    }
+    for unit in units.iter_mut() {
+        let patch = &mut unit.patch;
+        let wanted: Vec<_> = patch
+            .replacements
+            .iter()
+            .map(|r| r.symbol)
+            .chain(patch.callbacks.iter().map(|c| c.symbol))
+            .collect();
+        for id in wanted {
+            let symbol = &mut patch.object.symbols[id.index()];
+            if symbol.st_bind != stb::LOCAL {
+                continue;
+            }
+            let base = symbol.name.clone();
+            let mut n = 1;
+            while !taken.insert(symbol.name.clone()) {
+                symbol.name = format!("{base}.klp{n}");
+                n += 1;
+            }
+            symbol.st_bind = stb::GLOBAL;
+        }
+        patch.locals_first();
+    }
+    let mut labels = HashMap::new();
+    for (i, unit) in units.iter().enumerate() {
+        let patch = &unit.patch;
+        for id in patch.replacements.iter().map(|r| r.symbol).chain(patch.callbacks.iter().map(|c| c.symbol)) {
+            labels.insert((i, id.0), patch.object.symbol(id).name.clone());
+        }
+    }
+    labels
+}
+
+fn rename_livepatch_symbols(
+    units: &mut [UnitPatch],
+    taken: &BTreeSet<String>,
+    symvers: &Symvers,
+) -> BTreeMap<String, LinkName> {
+    // How many different livepatch symbols have each plain name.
+    let mut meanings: HashMap<String, BTreeSet<KlpSymbol>> = HashMap::new();
+    for unit in units.iter() {
+        for klp in unit.patch.object.symbols.iter().filter_map(|s| KlpSymbol::parse(&s.name)) {
+            meanings.entry(klp.name.clone()).or_default().insert(klp);
+        }
+    }
+    let mut names = BTreeMap::new();
+    for unit in units.iter_mut() {
+        for symbol in &mut unit.patch.object.symbols {
+            let Some(klp) = KlpSymbol::parse(&symbol.name).filter(|_| symbol.place == Place::Undefined) else {
+                continue;
+            };
+            let of_vmlinux = klp.object == "vmlinux";
+            let rela_object = if of_vmlinux { "vmlinux".to_owned() } else { unit.object.clone() };
+            let plain = of_vmlinux
+                && meanings[&klp.name].len() == 1
+                && !taken.contains(&klp.name)
+                && symvers.get(&klp.name).is_none()
+                // objtool would make a static call site of it, which only an exported trampoline can have.
+                && !klp.name.starts_with("__SCT__")
+                && klp.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+            let link = if plain { klp.name.clone() } else { format!(".klp.link.{rela_object}.{}", symbol.name) };
+            names.insert(link.clone(), LinkName { rela_object, symbol: klp });
+            symbol.name = link;
+        }
+    }
+    names
+}
+
+fn tables(units: &[UnitPatch], labels: &HashMap<(usize, u32), String>) -> Vec<ObjectTable> {
+    let mut by_object: BTreeMap<(bool, &str), ObjectTable> = BTreeMap::new();
+    for (i, unit) in units.iter().enumerate() {
+        if unit.patch.replacements.is_empty() && unit.patch.callbacks.is_empty() {
+            continue;
+        }
+        let key = (unit.object != "vmlinux", unit.object.as_str());
+        let table = by_object.entry(key).or_default();
+        table.object = unit.object.clone();
+        for r in &unit.patch.replacements {
+            table.functions.push((r.old_name.clone(), r.sympos, labels[&(i, r.symbol.0)].clone()));
+        }
+        for c in &unit.patch.callbacks {
+            table.callbacks.push((c.kind.to_owned(), labels[&(i, c.symbol.0)].clone()));
+        }
+    }
+    by_object.into_values().collect()
+}

@@ -1,0 +1,120 @@
+//! The finished module, read back from its bytes and held against the plan and the loader's rules.
+//!
+//! In: the module's bytes, the plan, the kernel's exports. Out: a refusal for each rule it breaks
+//! (kernel/livepatch/core.c, arch/x86/kernel/module.c). Works on what a loader would see, not on what
+//! the earlier stages meant.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use super::plan::Plan;
+use crate::elf::klp::{self, KlpSymbol};
+use crate::elf::object::stb;
+use crate::elf::{self, Object, Place};
+use crate::error::{Reason, Refusal};
+use crate::kernel::symvers::Symvers;
+
+/// Values of one key of a module's `.modinfo`.
+pub fn modinfo<'m>(module: &'m Object, key: &'m str) -> impl Iterator<Item = String> + 'm {
+    let data = module.sections.iter().find(|s| s.name == ".modinfo").map_or(&[][..], |s| &s.data);
+    data.split(|b| *b == 0).filter_map(move |entry| {
+        let text = std::str::from_utf8(entry).ok()?;
+        let (found, value) = text.split_once('=')?;
+        (found == key && !value.is_empty()).then(|| value.to_owned())
+    })
+}
+
+/// Checks a finished module.
+///
+/// # Errors
+///
+/// When the bytes are not a module at all.
+pub fn check(bytes: &[u8], plan: &Plan, symvers: &Symvers) -> Result<Vec<Refusal>> {
+    let module = elf::read(bytes).context("failed to read the finished module back")?;
+    let mut refusals = rules(&module);
+    let mut broken = |message: String| refusals.push(rule(message));
+    // Nothing planned is missing, nothing unplanned is there.
+    let planned: BTreeSet<String> = plan.link_names.values().map(|l| l.symbol.to_name()).collect();
+    let found: BTreeSet<String> =
+        module.symbols.iter().filter(|s| s.place == Place::Livepatch).map(|s| s.name.clone()).collect();
+    for name in planned.symmetric_difference(&found) {
+        broken(format!("livepatch symbol `{name}` is in the plan or in the module, but not in both"));
+    }
+    for symbol in module.symbols.iter().filter(|s| s.place == Place::Undefined && !s.name.is_empty()) {
+        let exported = symvers.get(&symbol.name).is_some_and(|e| e.object == "vmlinux");
+        if !exported && symbol.st_bind != stb::WEAK && !symbol.name.starts_with("__this_module") {
+            broken(format!("`{}` is undefined in the module and no export of the kernel", symbol.name));
+        }
+    }
+    for section in &module.sections {
+        for (offset, bytes) in livepatch_fields(&module, section) {
+            if bytes.iter().any(|b| *b != 0) {
+                broken(format!("`{}` at {offset:#x} is to be relocated at load and is not zero", section.name));
+            }
+        }
+    }
+    if modinfo(&module, "livepatch").next().as_deref() != Some("Y") {
+        broken("the module does not say that it is a livepatch".to_owned());
+    }
+    Ok(refusals)
+}
+
+/// The rules that need nothing but the module.
+pub fn rules(module: &Object) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    for section in &module.sections {
+        for (object, relocs) in &section.klp_relocs {
+            if object.len() > klp::MAX_OBJECT_NAME || object.contains('.') {
+                refusals.push(rule(format!("the loader cannot read the object name `{object}`")));
+            }
+            for reloc in relocs {
+                let symbol = reloc.symbol.map(|s| module.symbol(s));
+                let parsed = symbol.filter(|s| s.place == Place::Livepatch).and_then(|s| KlpSymbol::parse(&s.name));
+                match parsed {
+                    None => refusals.push(rule(format!(
+                        "a livepatch relocation of `{}` uses `{}`, which is no livepatch symbol",
+                        section.name,
+                        symbol.map_or("no symbol", |s| &s.name)
+                    ))),
+                    // kernel/livepatch/core.c klp_resolve_symbols: vmlinux symbols only in vmlinux sections.
+                    Some(found) if found.object == "vmlinux" && object != "vmlinux" => refusals.push(rule(format!(
+                        "`{}` of vmlinux is used in a relocation section of module `{object}`",
+                        found.name
+                    ))),
+                    Some(found) => {
+                        if let Some(why) = found.unloadable() {
+                            refusals.push(rule(why));
+                        }
+                    }
+                }
+            }
+        }
+        let stray = section.relocs.iter().filter_map(|r| r.symbol).find(|s| {
+            let symbol = module.symbol(*s);
+            symbol.place == Place::Livepatch
+        });
+        if let Some(stray) = stray {
+            refusals.push(rule(format!(
+                "`{}` is used by an ordinary relocation of `{}`",
+                module.symbol(stray).name,
+                section.name
+            )));
+        }
+    }
+    refusals
+}
+
+fn rule(message: String) -> Refusal {
+    Refusal::new(Reason::FormatRule, message, "this is a defect of klp-build: please report it with the patch")
+}
+
+/// Bytes of each field that a livepatch relocation will write.
+fn livepatch_fields<'m>(module: &Object, section: &'m elf::Section) -> impl Iterator<Item = (u64, &'m [u8])> {
+    let arch = crate::diff::arch::of(module);
+    section.klp_relocs.iter().flat_map(|(_, relocs)| relocs).filter_map(move |r| {
+        let size = arch?.field_size(r.r_type)?;
+        let at = r.r_offset as usize;
+        Some((r.r_offset, section.data.get(at..at + size as usize)?))
+    })
+}

@@ -1,0 +1,214 @@
+//! The kallsyms tables inside a kernel image: bytes in, the symbol table that the running kernel has out.
+//!
+//! Distributions strip vmlinux and ship System.map apart, but a livepatchable kernel carries every name itself
+//! (kernel/kallsyms.c; written by scripts/kallsyms.c). Nothing says where, so the tables are found by shape:
+//!
+//!  * `kallsyms_token_table`: 256 NUL-terminated texts; those for digits and letters that occur in names are the
+//!    character itself, so `0\01\0...9\0` is in it; `kallsyms_token_index` has their 16-bit offsets right behind it.
+//!  * `kallsyms_markers` before it: a rising list of 32-bit offsets, one for each 256 names, first 0.
+//!  * `kallsyms_names` before those, and `kallsyms_num_syms` before that: the number that makes all fit.
+//!  * addresses: `kallsyms_offsets`, 32 bits a symbol. Three layouts: before the names with a 64-bit
+//!    `kallsyms_relative_base` behind it (5.15), behind the token index with the base after it (6.2 to 6.17), or
+//!    each relative to its own place (7.x, `_text - . + n`). With per-cpu symbols absolute, negative
+//!    offsets count down from the base. The right one is the one that gives a rising list that has `_text`.
+
+use anyhow::{Context, Result, bail};
+use memchr::memmem;
+
+use super::image::Image;
+use super::symtab::{KernelSymbol, SymbolTable};
+use super::text_table::from_letter;
+
+/// Reads the symbol table out of an image.
+pub fn read_table(image: &Image) -> Result<SymbolTable> {
+    let mut problem = None;
+    for (address, bytes) in image.segments() {
+        for at in memmem::find_iter(bytes, b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0") {
+            match Tables::find(bytes, at).and_then(|tables| tables.symbols(bytes, address)) {
+                Ok(symbols) => return Ok(table(symbols)),
+                Err(error) => problem = Some(error),
+            }
+        }
+    }
+    match problem {
+        Some(error) => Err(error.context("the kallsyms tables of the image are not understood")),
+        None => bail!("no kallsyms tables in the image; name the kernel's symbols with --symbols"),
+    }
+}
+
+fn table(mut symbols: Vec<KernelSymbol>) -> SymbolTable {
+    SymbolTable::mark_init(&mut symbols);
+    SymbolTable::new(symbols, Vec::new())
+}
+
+/// Where the tables lie in a segment.
+#[derive(Debug)]
+struct Tables {
+    tokens: Vec<Vec<u8>>,
+    /// Start of `kallsyms_num_syms`.
+    start: usize,
+    names: usize,
+    count: usize,
+    /// End of `kallsyms_token_index`.
+    end: usize,
+}
+
+impl Tables {
+    /// From the place of the digits in the token table.
+    fn find(bytes: &[u8], digits: usize) -> Result<Tables> {
+        // 48 tokens precede that of '0'; tokens are short texts without control characters.
+        let mut start = digits;
+        for _ in 0..48 {
+            let before = start.checked_sub(1).context("no token table")?;
+            start = memchr::memrchr(0, &bytes[..before]).map_or(0, |nul| nul + 1);
+        }
+        // The first token has padding before it that looks like empty tokens; the index decides.
+        let (tokens_start, index) = (start.saturating_sub(4)..=start + 48)
+            .find_map(|start| Some((start, Tables::index_of(bytes, start, digits)?)))
+            .context("no token index")?;
+        let mut tokens = Vec::with_capacity(256);
+        let mut at = tokens_start;
+        for _ in 0..256 {
+            let end = at + memchr::memchr(0, &bytes[at..]).context("truncated token table")?;
+            tokens.push(bytes[at..end].to_vec());
+            at = end + 1;
+        }
+        let markers_end = tokens_start;
+        let (names, count) = find_names(bytes, markers_end)?;
+        let start = align_down(names - 1, 4).saturating_sub(4);
+        Ok(Tables { tokens, start, names, count, end: index + 512 })
+    }
+
+    /// The place of the 256 offsets that describe a token table at `start`, right behind it.
+    fn index_of(bytes: &[u8], start: usize, digits: usize) -> Option<usize> {
+        let mut offsets = Vec::with_capacity(256);
+        let mut at = start;
+        for _ in 0..256 {
+            offsets.push(u16::try_from(at - start).ok()?);
+            at += memchr::memchr(0, bytes.get(at..)?)? + 1;
+        }
+        (usize::from(offsets[usize::from(b'0')]) == digits - start).then_some(())?;
+        (at..at + 16).find(|index| {
+            let Some(found) = bytes.get(*index..index + 512) else { return false };
+            found.chunks_exact(2).zip(&offsets).all(|(b, offset)| u16::from_le_bytes([b[0], b[1]]) == *offset)
+        })
+    }
+
+    /// Decodes all symbols.
+    fn symbols(&self, bytes: &[u8], address: u64) -> Result<Vec<KernelSymbol>> {
+        let mut names: Vec<(u8, String)> = Vec::with_capacity(self.count);
+        let mut at = self.names;
+        for _ in 0..self.count {
+            let (length, head) = name_length(&bytes[at..]).context("truncated names")?;
+            let packed = bytes.get(at + head..at + head + length).context("truncated names")?;
+            let text: Vec<u8> = packed.iter().flat_map(|b| self.tokens[usize::from(*b)].iter().copied()).collect();
+            let (letter, name) = text.split_first().context("an empty name")?;
+            names.push((*letter, String::from_utf8(name.to_vec()).context("a name that is no text")?));
+            at += head + length;
+        }
+        let addresses = self.addresses(bytes, address, &names)?;
+        Ok(names.iter().zip(addresses).map(|((letter, name), address)| from_letter(name, address, *letter)).collect())
+    }
+
+    fn addresses(&self, bytes: &[u8], segment: u64, names: &[(u8, String)]) -> Result<Vec<u64>> {
+        let word = |at: usize| Some(i32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let offsets = |start: usize| (0..self.count).map(|i| word(start + 4 * i)).collect::<Option<Vec<i32>>>();
+        let size = 4 * self.count;
+        // Alignment between the tables is 4, or 8 in kernels that keep 64-bit values there.
+        let behind = (0..4).map(|pad| align_up(self.end, 4) + 4 * pad);
+        let before = (0..6).filter_map(|pad| self.start.checked_sub(size + 8 + 4 * pad));
+        let mut answers: Vec<Vec<u64>> = Vec::new();
+        for start in behind.chain(before) {
+            let Some(offsets) = offsets(start) else { continue };
+            let places: Vec<u64> = offsets
+                .iter()
+                .zip(0..)
+                .map(|(offset, i)| (segment + start as u64 + 4 * i).wrapping_add_signed(i64::from(*offset)))
+                .collect();
+            answers.push(places);
+            for base in [align_up(start + size, 8), align_up(start + size, 4)] {
+                let Some(base) = long(base) else { continue };
+                answers.push(offsets.iter().map(|o| base.wrapping_add(u64::from(*o as u32))).collect());
+                // kernel/kallsyms.c kallsyms_sym_address, CONFIG_KALLSYMS_ABSOLUTE_PERCPU.
+                let percpu =
+                    |o: &i32| if *o >= 0 { *o as u64 } else { base.wrapping_sub(1).wrapping_sub(i64::from(*o) as u64) };
+                answers.push(offsets.iter().map(percpu).collect());
+            }
+        }
+        let text = names.iter().position(|(_, name)| name == "_text" || name == "_stext").context("no `_text`")?;
+        let fits = |list: &Vec<u64>| list.is_sorted() && list[text] >> 63 == 1 && (list[text] & 0xfff) == 0;
+        answers.into_iter().find(fits).context("no list of addresses fits the names")
+    }
+}
+
+/// `kallsyms_names` and `kallsyms_num_syms`, from the end of the markers that lie behind the names.
+///
+/// Markers are walked backwards to the 0 they start with; then the number of names is one that has this many
+/// markers and is stored before names that run exactly up to the markers.
+fn find_names(bytes: &[u8], markers_end: usize) -> Result<(usize, usize)> {
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    for pad in 0..8 {
+        let Some(end) = markers_end.checked_sub(pad).filter(|end| end % 4 == 0) else { continue };
+        let mut at = end;
+        let mut next = u32::MAX;
+        while let Some(value) = at.checked_sub(4).and_then(word) {
+            if value >= next {
+                break;
+            }
+            (at, next) = (at - 4, value);
+            if value == 0 {
+                break;
+            }
+        }
+        let markers = (end - at) / 4;
+        if next != 0 || markers < 2 {
+            continue;
+        }
+        if let Some(found) = names_before(bytes, at, markers, word(end - 4).unwrap_or(0) as usize) {
+            return Ok(found);
+        }
+    }
+    bail!("no names before the token table")
+}
+
+/// The start and number of names that end at `markers_at`, where the last marker is `last` bytes into them.
+fn names_before(bytes: &[u8], markers_at: usize, markers: usize, last: usize) -> Option<(usize, usize)> {
+    // Up to 256 names of up to some hundred bytes follow the last marker.
+    let furthest = markers_at.checked_sub(last)?;
+    let nearest = furthest.saturating_sub(256 * 600);
+    (nearest..=furthest).rev().filter(|names| names % 4 == 0).find_map(|names| {
+        // The number lies right before the names, or 4 further when both are aligned to 8.
+        [4, 8].iter().find_map(|back| {
+            let at = names.checked_sub(*back)?;
+            let count = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize;
+            if count.div_ceil(256) != markers {
+                return None;
+            }
+            let mut at = names + last;
+            for _ in 0..count - 256 * (markers - 1) {
+                let (length, head) = name_length(bytes.get(at..markers_at)?)?;
+                at += length + head;
+            }
+            (at <= markers_at && markers_at - at < 8).then_some((names, count))
+        })
+    })
+}
+
+/// Length of a packed name and of the length itself: one byte, or two when the first has its high bit set (6.1).
+fn name_length(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (length, head) = match bytes {
+        [first, second, ..] if first & 0x80 != 0 => (usize::from(first & 0x7f) | usize::from(*second) << 7, 2),
+        [first, ..] => (usize::from(*first), 1),
+        [] => return None,
+    };
+    (length > 0).then_some((length, head))
+}
+
+fn align_up(value: usize, to: usize) -> usize {
+    value.div_ceil(to) * to
+}
+
+fn align_down(value: usize, to: usize) -> usize {
+    value / to * to
+}

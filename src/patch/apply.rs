@@ -1,0 +1,248 @@
+//! Patches -> contents: applied in order, stacked in memory, never on disk.
+//!
+//! In: parsed patches in their order and a way to read a file of the tree. Out: per touched file what it was
+//! and what it becomes. Hard part: a later patch builds on what an earlier one made, so each hunk is placed
+//! in the current contents; and a person who has to repair a patch wants all of its failures at once,
+//! each with the lines that were wanted and those that are there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::locate::{Place, locate, nearest};
+use super::{FilePatch, Hunk, Kind, Op, check};
+
+/// What the patches of a run make of the tree.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The touched files, by path. A file that ends up as it was is not among them.
+    pub files: Vec<FileChange>,
+    /// Things worth knowing: a hunk that moved.
+    pub notes: Vec<String>,
+    /// Things to look at: a hunk that fits only when some of its context is left out.
+    pub warnings: Vec<String>,
+}
+
+/// One touched file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// Relative to the kernel tree.
+    pub path: PathBuf,
+    /// What it holds in the tree; `None`: it is new.
+    pub original: Option<Vec<u8>>,
+    /// What the patches make of it; `None`: it is gone.
+    pub patched: Option<Vec<u8>>,
+    /// The changed places, in order.
+    pub spans: Vec<Span>,
+}
+
+/// A changed place: line ranges, counted from 1, ends excluded; an empty range is where nothing was or is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// In the tree's file.
+    pub original: std::ops::Range<usize>,
+    /// In the patched file.
+    pub patched: std::ops::Range<usize>,
+}
+
+impl Applied {
+    /// The change of a file, if it is touched.
+    pub fn get(&self, path: &Path) -> Option<&FileChange> {
+        self.files.binary_search_by(|file| file.path.as_path().cmp(path)).ok().map(|at| &self.files[at])
+    }
+}
+
+/// A file while patches are applied to it.
+struct State {
+    original: Option<Vec<u8>>,
+    lines: Option<Vec<Vec<u8>>>,
+}
+
+/// Applies patches in order; `read` gives a file of the unpatched tree, `None` when there is none.
+pub fn apply(patches: &[FilePatch], read: impl Fn(&Path) -> Result<Option<Vec<u8>>>) -> Result<Applied> {
+    let mut run = Run { read: &read, files: BTreeMap::new(), out: Applied::default(), problems: Vec::new() };
+    for patch in patches {
+        run.file(patch)?;
+    }
+    let Run { files, mut out, problems, .. } = run;
+    check(problems).context("failed to apply the patch")?;
+    for (path, state) in files {
+        let patched = state.lines.map(|lines| lines.concat());
+        if patched != state.original {
+            let spans = spans(state.original.as_deref().unwrap_or_default(), patched.as_deref().unwrap_or_default());
+            out.files.push(FileChange { path, original: state.original, patched, spans });
+        }
+    }
+    Ok(out)
+}
+
+struct Run<'a> {
+    read: &'a dyn Fn(&Path) -> Result<Option<Vec<u8>>>,
+    files: BTreeMap<PathBuf, State>,
+    out: Applied,
+    problems: Vec<String>,
+}
+
+impl Run<'_> {
+    fn state(&mut self, path: &Path) -> Result<&mut State> {
+        if !self.files.contains_key(path) {
+            let original = (self.read)(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+            let lines = original.as_deref().map(split);
+            self.files.insert(path.to_path_buf(), State { original, lines });
+        }
+        Ok(self.files.get_mut(path).expect("inserted above"))
+    }
+
+    fn file(&mut self, patch: &FilePatch) -> Result<()> {
+        let path = &patch.path;
+        let at = format!("{}:{}", patch.patch, patch.line);
+        let source = match &patch.kind {
+            Kind::Rename(from) | Kind::Copy(from) => from,
+            _ => path,
+        };
+        let shown = source.display();
+        let lines = self.state(source)?.lines.clone();
+        let mut lines = match (&patch.kind, lines) {
+            (Kind::Mode, Some(_)) => {
+                self.out.notes.push(format!("{at}: only the permissions of `{shown}` change: ignored"));
+                return Ok(());
+            }
+            (Kind::Create, None) => Vec::new(),
+            (Kind::Create, Some(lines)) if lines.is_empty() => lines,
+            (Kind::Create, Some(_)) => {
+                self.problems.push(format!("{at}: the patch creates `{shown}`, which exists already"));
+                return Ok(());
+            }
+            (_, None) => {
+                self.problems.push(format!("{at}: the patch changes `{shown}`, which the tree does not have"));
+                return Ok(());
+            }
+            (_, Some(lines)) => lines,
+        };
+        if source != path && self.state(path)?.lines.is_some() {
+            self.problems.push(format!("{at}: the patch moves a file to `{}`, which exists already", path.display()));
+            return Ok(());
+        }
+        self.hunks(patch, &mut lines);
+        if patch.kind == Kind::Delete {
+            if !lines.is_empty() && self.problems.is_empty() {
+                self.problems.push(format!("{at}: the patch deletes `{shown}`, but not all of its lines"));
+            }
+            self.state(path)?.lines = None;
+            return Ok(());
+        }
+        if let Kind::Rename(from) = &patch.kind {
+            self.state(from)?.lines = None;
+        }
+        self.state(path)?.lines = Some(lines);
+        Ok(())
+    }
+
+    fn hunks(&mut self, patch: &FilePatch, lines: &mut Vec<Vec<u8>>) {
+        let mut drift = 0;
+        // Hunks speak of the old file: `grown` is how much this patch's earlier hunks moved what follows.
+        let mut grown = 0isize;
+        let mut floor = 0;
+        for (number, hunk) in patch.hunks.iter().enumerate() {
+            let what = format!("{}:{}: hunk {} of `{}`", patch.patch, hunk.line, number + 1, patch.path.display());
+            let Some(place) = locate(lines, hunk, drift + grown, floor) else {
+                self.problems.push(explain(&what, lines, hunk));
+                continue;
+            };
+            drift = place.offset - grown;
+            let line = place.at + 1;
+            if place.fuzz > 0 {
+                self.out.warnings.push(format!(
+                    "{what} fits at line {line} only with fuzz {} (context lines that differ); is this the place it is meant for?\n{}",
+                    place.fuzz,
+                    indent(&hunk.quote())
+                ));
+            } else if drift != 0 {
+                self.out.notes.push(format!("{what} applied at line {line} (offset {drift:+} lines)"));
+            }
+            let (removed, added) = replace(lines, hunk, place);
+            floor = place.at + added;
+            grown += added as isize - removed as isize;
+        }
+    }
+}
+
+/// Puts a hunk's new side in; how many lines went and came.
+fn replace(lines: &mut Vec<Vec<u8>>, hunk: &Hunk, place: Place) -> (usize, usize) {
+    let body = &hunk.lines[place.skip_head..hunk.lines.len() - place.skip_tail];
+    let removed = body.iter().filter(|line| line.op != Op::Add).count();
+    let new: Vec<Vec<u8>> = body.iter().filter(|line| line.op != Op::Remove).map(|line| line.text.clone()).collect();
+    let added = new.len();
+    lines.splice(place.at..place.at + removed, new);
+    (removed, added)
+}
+
+/// Why a hunk does not fit: the hunk, and the place that is nearest to what it wants.
+fn explain(what: &str, lines: &[Vec<u8>], hunk: &Hunk) -> String {
+    let reversed = Hunk {
+        line: hunk.line,
+        old_start: hunk.new_start,
+        new_start: hunk.old_start,
+        lines: hunk
+            .lines
+            .iter()
+            .cloned()
+            .map(|mut line| {
+                line.op = flip(line.op);
+                line
+            })
+            .collect(),
+    };
+    let mut out = format!("{what} does not apply");
+    if hunk.new_side().next().is_some() && locate(lines, &reversed, 0, 0).is_some_and(|place| place.fuzz == 0) {
+        out.push_str("; it looks as if the tree has this change already");
+    }
+    out.push_str(&format!(":\n{}", indent(&hunk.quote())));
+    let (at, same) = nearest(lines, hunk);
+    let wanted = hunk.old().count();
+    let place = match same {
+        0 => format!("nothing like it is in the file; at line {} there is:\n", at + 1),
+        _ => format!("nearest place: line {}, where {same} of its {wanted} old lines match:\n", at + 1),
+    };
+    out.push_str(&place);
+    for (number, line) in lines.iter().enumerate().skip(at).take(wanted.max(1)) {
+        let text = String::from_utf8_lossy(line);
+        out.push_str(&format!("    {:>6}  {}\n", number + 1, text.trim_end_matches('\n')));
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn flip(op: Op) -> Op {
+    match op {
+        Op::Context => Op::Context,
+        Op::Remove => Op::Add,
+        Op::Add => Op::Remove,
+    }
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// Lines with the newlines they end in.
+pub(super) fn split(text: &[u8]) -> Vec<Vec<u8>> {
+    text.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+fn spans(original: &[u8], patched: &[u8]) -> Vec<Span> {
+    let (original, patched) = (split(original), split(patched));
+    similar::capture_diff_slices(similar::Algorithm::Myers, &original, &patched)
+        .into_iter()
+        .filter(|op| op.tag() != similar::DiffTag::Equal)
+        .map(|op| {
+            let line = |range: std::ops::Range<usize>| range.start + 1..range.end + 1;
+            Span { original: line(op.old_range()), patched: line(op.new_range()) }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

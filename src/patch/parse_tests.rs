@@ -1,0 +1,104 @@
+//! Tests of the patch reader: what tools and mailers really produce.
+
+use super::*;
+
+fn one(text: &str) -> FilePatch {
+    let mut files = parse(text.as_bytes(), "t.patch").unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(files.len(), 1);
+    files.remove(0)
+}
+
+fn problem(text: &str) -> String {
+    format!("{:#}", parse(text.as_bytes(), "t.patch").expect_err("should be refused"))
+}
+
+const BODY: &str = "--- a/fs/x.c\n+++ b/fs/x.c\n@@ -1,2 +1,2 @@\n a\n-b\n+B\n";
+
+/// Mail headers, prose with dashes, a diffstat, and git's signature around the diff are not part of it.
+#[test]
+fn mail() {
+    let text = format!(
+        "From 0123 Mon Sep 17 00:00:00 2001\nSubject: x\nX-Klp-Expect: patch\n\n--- not a header\n- a list\n+ more\n---\n fs/x.c | 2 +-\n\ndiff --git a/fs/x.c b/fs/x.c\nindex 1..2 100644\n{BODY}-- \n2.43.0\n\n"
+    );
+    let file = one(&text);
+    assert_eq!((file.path.to_str(), file.kind, file.line), (Some("fs/x.c"), Kind::Modify, 11));
+    assert_eq!(file.hunks[0].lines.len(), 3);
+}
+
+/// A removed line that starts with `-- ` makes a `--- ` line; the counts say that it is no header.
+#[test]
+fn dashes_in_a_hunk() {
+    let text = "--- a/x/y.c\n+++ b/x/y.c\n@@ -1,3 +1,3 @@\n a\n--- b;\n+++ c;\n d\n";
+    let file = one(text);
+    let lines: Vec<_> = file.hunks[0].lines.iter().map(|line| (line.op, line.text.as_slice())).collect();
+    assert_eq!(lines[1], (Op::Remove, b"-- b;\n".as_slice()));
+    assert_eq!(lines[2], (Op::Add, b"++ c;\n".as_slice()));
+}
+
+/// New and deleted files, by git's words and by GNU diff's epoch stamps.
+#[test]
+fn new_and_deleted() {
+    let new = "diff --git a/f/n.c b/f/n.c\nnew file mode 100644\n--- /dev/null\n+++ b/f/n.c\n@@ -0,0 +1 @@\n+x\n";
+    assert_eq!(one(new).kind, Kind::Create);
+    let gone = "--- a/f/n.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n";
+    assert_eq!((one(gone).kind, one(gone).path.to_str()), (Kind::Delete, Some("f/n.c")));
+    let stamp =
+        "--- a/f/n.c\t1970-01-01 00:00:00.000000000 +0000\n+++ b/f/n.c\t2026-01-01 00:00:00 +0000\n@@ -0,0 +1 @@\n+x\n";
+    assert_eq!(one(stamp).kind, Kind::Create);
+    let empty = "diff --git a/f/n.h b/f/n.h\nnew file mode 100644\nindex 0000000..e69de29\n";
+    assert_eq!(one(empty).kind, Kind::Create);
+    let mode = "diff --git a/f/n.h b/f/n.h\nold mode 100644\nnew mode 100755\n";
+    assert_eq!(one(mode).kind, Kind::Mode);
+}
+
+/// A rename with changes is one; a pure one has nothing to patch.
+#[test]
+fn renames() {
+    let head = "diff --git a/f/old.c b/f/new.c\nsimilarity index 90%\nrename from f/old.c\nrename to f/new.c\n";
+    let file = one(&format!("{head}index 1..2\n--- a/f/old.c\n+++ b/f/new.c\n@@ -1 +1 @@\n-a\n+b\n"));
+    assert_eq!(file.kind, Kind::Rename("f/old.c".into()));
+    assert!(problem(head).contains("renames `f/old.c` without changing it"));
+}
+
+/// No newline at the end, on either side, and blank context that lost its blank.
+#[test]
+fn line_ends() {
+    let file = one("--- a/f/x\n+++ b/f/x\n@@ -1,3 +1,3 @@\n a\n\n-b\n\\ No newline at end of file\n+b\n");
+    let texts: Vec<&[u8]> = file.hunks[0].lines.iter().map(|line| line.text.as_slice()).collect();
+    assert_eq!(texts, [b"a\n".as_slice(), b"\n", b"b", b"b\n"]);
+    let file = one(&format!("{}\\ No newline at end of file\n", BODY));
+    assert_eq!(file.hunks[0].lines[2].text, b"B");
+    assert_eq!(one(&BODY.replace('\n', "\r\n")), one(BODY), "a CRLF patch is read as its LF form");
+}
+
+/// What cannot be a source patch is told, all of it at once and with its line.
+#[test]
+fn garbage() {
+    assert!(problem("").contains("the patch is empty"));
+    assert!(problem("hello\nworld\n").contains("there is no diff in it"));
+    let binary = "diff --git a/f/x.png b/f/x.png\nindex 1..2 100644\nGIT binary patch\nliteral 3\nKcmZQ\n";
+    assert!(problem(binary).contains("t.patch:3: a binary change (of `f/x.png`)"));
+    assert!(problem("Binary files a/x.o and b/x.o differ\n").contains("binary"));
+    assert!(problem("--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n").contains("leaves the kernel tree"));
+    assert!(problem("--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-a\n+b\n").contains("absolute"));
+    assert!(problem("@@ -1 +1 @@\n-a\n+b\n").contains("a hunk without"));
+    let both = problem(&format!("{binary}--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n"));
+    assert!(both.contains("binary") && both.contains("leaves"), "{both}");
+}
+
+/// Wrong counts in `@@` would lose a change in silence: they are errors.
+#[test]
+fn wrong_counts() {
+    assert!(problem(&format!("{BODY}+C\n")).contains("has more lines"));
+    assert!(problem("--- a/f/x\n+++ b/f/x\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n").contains("ends in the middle"));
+    assert!(problem("--- a/f/x\n+++ b/f/x\n@@ -1,2 +1,1 @@\n-a\n+B\n+C\n c\n").contains("other lines than"));
+    assert!(problem("--- a/f/x\n+++ b/f/x\n@@ -1,2 +1,2 @@\n-a\n+B\n*c\n").contains("does not belong"));
+    assert!(problem("--- a/f/x\n+++ b/f/x\n").contains("without a hunk"));
+}
+
+/// Bytes that are not UTF-8 go through unchanged.
+#[test]
+fn any_bytes() {
+    let files = parse(b"--- a/f/x\n+++ b/f/x\n@@ -1 +1 @@\n-\xe9\n+\xe8\n", "t").unwrap();
+    assert_eq!(files[0].hunks[0].lines[1].text, b"\xe8\n");
+}

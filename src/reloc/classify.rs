@@ -1,0 +1,275 @@
+//! One outside symbol -> the way it is resolved: exported, linked within the livepatch, livepatch, or refused.
+//!
+//! Rules in order; the first that fits decides. A local symbol is found in the table of the object it
+//! is in, by file group, neighbourhood or size. A global one: exported by vmlinux (ordinary
+//! relocation, with its CRC), owned by the patched module, exported by another module the object
+//! already depends on, new in another unit of this patch, or global in vmlinux without an export.
+
+use std::collections::BTreeSet;
+
+use crate::diff::closure::Outside;
+use crate::diff::verdict::Diff;
+use crate::elf::klp::KlpSymbol;
+use crate::elf::object::{stb, stt};
+use crate::elf::{Object, Place};
+use crate::error::{Reason, Refusal};
+use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
+use crate::kernel::symtab::{Binding, Kind, SymbolTable};
+use crate::kernel::symvers::Symvers;
+
+/// What is known of the kernel.
+#[derive(Clone, Copy)]
+pub struct World<'k> {
+    /// The object being patched: `vmlinux` or a module's name.
+    pub object: &'k str,
+    /// Exports of the original kernel.
+    pub symvers: &'k Symvers,
+    /// Symbols of vmlinux; `None` when unknown: then a symbol nobody exports is taken to be vmlinux's.
+    pub vmlinux: Option<&'k SymbolTable>,
+    /// Symbols of the patched object.
+    pub own: Option<&'k SymbolTable>,
+    /// Modules whose exports the patched object already uses.
+    pub depends: &'k BTreeSet<String>,
+    /// Symbols that other units of this livepatch newly define.
+    pub new_globals: &'k BTreeSet<String>,
+}
+
+/// How a symbol is resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// By the module loader, from the kernel's exports.
+    Exported,
+    /// By the module link, from another unit of this livepatch.
+    Linked,
+    /// By the livepatch core.
+    Livepatch(KlpSymbol),
+    /// Not at all: an undefined weak symbol is zero.
+    WeakZero,
+}
+
+/// Classifies the symbols of one unit.
+pub struct Classifier<'a> {
+    world: &'a World<'a>,
+    original: &'a Object,
+    unit: UnitSymbols,
+    own_duplicates: Option<SymbolTable>,
+}
+
+impl<'a> Classifier<'a> {
+    /// Prepares for one unit.
+    pub fn new(diff: &'a Diff<'_>, world: &'a World<'a>) -> Classifier<'a> {
+        let original = diff.original.object;
+        // Without the linked object's table, the object itself is the table: right for whole modules.
+        let own_duplicates = world.own.is_none().then(|| table_of(original));
+        Classifier { world, original, unit: unit_symbols(original), own_duplicates }
+    }
+
+    /// The way one symbol is resolved.
+    pub fn classify(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
+        let found = if symbol.local { self.local(symbol) } else { self.global(symbol) }?;
+        if let Resolution::Livepatch(klp) = &found
+            && let Some(why) = klp.unloadable()
+        {
+            return Err(Box::new(
+                Refusal::new(
+                    Reason::BadName,
+                    format!("the kernel could not read `{}`: {why}", klp.to_name()),
+                    "avoid the reference to it in the patched code",
+                )
+                .object(self.world.object)
+                .symbol(&symbol.name),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// The original symbol of a function or datum that this unit defines, for the livepatch tables.
+    pub fn position(&self, name: &str, local: bool, size: u64, is_function: bool) -> Result<u32, Box<Refusal>> {
+        self.locate_own(name, local, Some(size), is_function)
+    }
+
+    fn local(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
+        let original = symbol.original.map(|id| self.original.symbol(id));
+        let size = original.map(|s| s.st_size).filter(|s| *s > 0);
+        let is_function = original.is_some_and(|s| s.st_type == stt::FUNC);
+        let sympos = self.locate_own(&symbol.name, true, size, is_function)?;
+        Ok(Resolution::Livepatch(KlpSymbol {
+            object: self.world.object.to_owned(),
+            name: symbol.name.clone(),
+            sympos,
+        }))
+    }
+
+    fn global(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
+        let world = self.world;
+        let name = symbol.name.as_str();
+        let export = world.symvers.get(name);
+        // A plain undefined symbol binds to vmlinux's export; one for named modules only, or in a namespace
+        // that the livepatch does not import, would not.
+        if export.is_some_and(|e| e.object == "vmlinux" && e.namespace.is_empty()) {
+            return Ok(Resolution::Exported);
+        }
+        if let Some(id) = symbol.original {
+            // Defined by this unit's original.
+            let defined = self.original.symbol(id);
+            let sympos =
+                self.locate_own(name, false, Some(defined.st_size).filter(|s| *s > 0), defined.st_type == stt::FUNC)?;
+            return Ok(Resolution::Livepatch(KlpSymbol {
+                object: world.object.to_owned(),
+                name: name.to_owned(),
+                sympos,
+            }));
+        }
+        if world.new_globals.contains(name) {
+            return Ok(Resolution::Linked);
+        }
+        let livepatch = |object: &str, sympos: u32| {
+            Resolution::Livepatch(KlpSymbol { object: object.to_owned(), name: name.to_owned(), sympos })
+        };
+        if world.object != "vmlinux"
+            && let Some(own) = world.own
+            && let Some(sympos) = global_position(own, name, true)
+        {
+            return sympos.map(|p| livepatch(world.object, p)).map_err(|n| self.ambiguous(name, n));
+        }
+        if let Some(export) = export.filter(|e| e.object != "vmlinux") {
+            if export.object == world.object || world.depends.contains(&export.object) {
+                return Ok(livepatch(&export.object, 0));
+            }
+            return Err(Box::new(
+                Refusal::new(
+                    Reason::NewDependency,
+                    format!(
+                        "`{name}` is exported by module `{}`, which `{}` did not need before",
+                        export.object, world.object
+                    ),
+                    "the livepatch would refer to a module that may not be loaded; do without it",
+                )
+                .object(world.object)
+                .symbol(name),
+            ));
+        }
+        match world.vmlinux {
+            None if symbol.weak => Ok(Resolution::WeakZero),
+            None => Ok(livepatch(if export.is_some() || world.own.is_none() { "vmlinux" } else { world.object }, 0)),
+            Some(vmlinux) => match global_position(vmlinux, name, false) {
+                Some(sympos) => sympos.map(|p| livepatch("vmlinux", p)).map_err(|n| self.ambiguous(name, n)),
+                None if symbol.weak => Ok(Resolution::WeakZero),
+                None => Err(Box::new(
+                    Refusal::new(
+                        Reason::UnresolvedSymbol,
+                        format!("`{name}` is in no object of the kernel"),
+                        "the running kernel lacks it: declare it, define it in the patch, or leave it out",
+                    )
+                    .object(world.object)
+                    .symbol(name),
+                )),
+            },
+        }
+    }
+
+    fn locate_own(&self, name: &str, local: bool, size: Option<u64>, is_function: bool) -> Result<u32, Box<Refusal>> {
+        let world = self.world;
+        let table = world.own.or(self.own_duplicates.as_ref());
+        let Some(table) = table else { return Ok(0) };
+        let is_module = world.object != "vmlinux";
+        let binding = if local { Binding::Local } else { Binding::Global };
+        let kind = if is_function { Kind::Func } else { Kind::Object };
+        let wanted = Wanted { name, binding, size, kind };
+        let refuse = |reason, message: String, advice: &str| {
+            Err(Box::new(Refusal::new(reason, message, advice).object(world.object).symbol(name)))
+        };
+        match Locator::new(table, &self.unit, is_module).locate(&wanted) {
+            Location::Located(found) if found.init => refuse(
+                Reason::InitSection,
+                format!("`{name}` lies in memory that the kernel has freed"),
+                "take the reference out of the patch",
+            ),
+            Location::Located(found) if found.overridden => refuse(
+                Reason::UnresolvedSymbol,
+                format!("this file's weak `{name}` is not in the kernel: another file's definition took its place"),
+                "patch the definition that the kernel has",
+            ),
+            Location::Located(found) => Ok(found.sympos as u32),
+            Location::Ambiguous { candidates } => Err(self.ambiguous(name, candidates.len())),
+            Location::Missing => refuse(
+                Reason::UnresolvedSymbol,
+                format!("`{name}` is not in the symbol table of {}", world.object),
+                "check that the symbol table, the configuration and the compiler are those of the kernel",
+            ),
+        }
+    }
+
+    fn ambiguous(&self, name: &str, candidates: usize) -> Box<Refusal> {
+        Box::new(
+            Refusal::new(
+                Reason::AmbiguousSymbol,
+                format!("the kernel has {candidates} symbols `{name}`, and which one is meant cannot be told"),
+                "give the kernel's vmlinux as symbol table (--symbols): it knows which file each symbol is from",
+            )
+            .object(self.world.object)
+            .symbol(name),
+        )
+    }
+}
+
+/// sympos of the one global symbol of a name: `None` when there is none, an error with the count when several.
+fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<Result<u32, usize>> {
+    let globals: Vec<u32> = table
+        .named(name)
+        .iter()
+        .copied()
+        .filter(|i| table.symbols[*i as usize].binding != Binding::Local)
+        .collect();
+    match globals.as_slice() {
+        [] => None,
+        [one] => Some(Ok(table.sympos(*one, is_module).unwrap_or(0) as u32)),
+        several => Some(Err(several.len())),
+    }
+}
+
+/// What a unit defines, as the locator wants it.
+fn unit_symbols(object: &Object) -> UnitSymbols {
+    let mut unit = UnitSymbols::default();
+    for symbol in &object.symbols {
+        if symbol.st_type == stt::FILE && unit.file.is_empty() {
+            unit.file = symbol.name.clone();
+        }
+        if !matches!(symbol.place, Place::Section(_)) || !matches!(symbol.st_type, stt::FUNC | stt::OBJECT) {
+            continue;
+        }
+        let kind = if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object };
+        let found = UnitSymbol { name: symbol.name.clone(), size: symbol.st_size, kind };
+        if symbol.st_bind == stb::LOCAL { &mut unit.locals } else { &mut unit.globals }.push(found);
+    }
+    unit
+}
+
+/// The object's own symbol table, as if it were a linked module's.
+fn table_of(object: &Object) -> SymbolTable {
+    let mut files = Vec::new();
+    let mut symbols = Vec::new();
+    for symbol in &object.symbols {
+        if symbol.st_type == stt::FILE {
+            files.push(symbol.name.clone());
+        }
+        if !matches!(symbol.place, Place::Section(_)) || !matches!(symbol.st_type, stt::FUNC | stt::OBJECT) {
+            continue;
+        }
+        let binding = match symbol.st_bind {
+            stb::LOCAL => Binding::Local,
+            stb::WEAK => Binding::Weak,
+            _ => Binding::Global,
+        };
+        symbols.push(crate::kernel::symtab::KernelSymbol {
+            name: symbol.name.clone(),
+            address: symbol.st_value,
+            size: Some(symbol.st_size),
+            binding,
+            kind: if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object },
+            file: (binding == Binding::Local && !files.is_empty()).then(|| files.len() as u32 - 1),
+            init: false,
+        });
+    }
+    SymbolTable::new(symbols, files)
+}

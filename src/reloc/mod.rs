@@ -1,0 +1,96 @@
+//! Every reference of the closure -> how it will be resolved when the livepatch is loaded.
+//!
+//! In: a closure and what the kernel exports and holds. Out: for each outside symbol exactly one
+//! [`Resolution`], or a refusal; and the account of all references. Pure: tables come in as values.
+
+pub mod account;
+pub mod classify;
+
+pub use account::Account;
+pub use classify::{Resolution, World};
+
+use std::collections::HashMap;
+
+use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
+use crate::diff::verdict::Diff;
+use crate::diff::atoms::{AtomId, Kind};
+use crate::error::{Reason, Refusal};
+
+/// The answers for one unit.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// How each outside symbol is resolved.
+    pub symbols: HashMap<Outside, Resolution>,
+    /// Table entries left out, with the reason.
+    pub dropped_entries: HashMap<AtomId, String>,
+    /// What to tell the user, though it does not stop the build.
+    pub warnings: Vec<String>,
+    /// Why some references cannot be resolved.
+    pub refusals: Vec<Refusal>,
+    /// Where every reference went.
+    pub account: Account,
+}
+
+/// Resolves all references of a closure.
+pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolved {
+    let mut out = Resolved::default();
+    let classifier = classify::Classifier::new(diff, world);
+    let constants = closure.runtime_consts.iter().map(|c| &c.variable);
+    let outside = closure.refs.iter().filter_map(|r| match &r.dest {
+        Dest::Outside(outside, _) => Some(outside),
+        _ => None,
+    });
+    for symbol in outside.chain(constants) {
+        if out.symbols.contains_key(symbol) {
+            continue;
+        }
+        match classifier.classify(symbol) {
+            Ok(resolution) => {
+                out.symbols.insert(symbol.clone(), resolution);
+            }
+            Err(refusal) => {
+                if !out.refusals.iter().any(|r| r.message == refusal.message) {
+                    out.refusals.push(*refusal);
+                }
+            }
+        }
+    }
+    for r in &closure.refs {
+        module_key(diff, world, r, &mut out);
+    }
+    out.account = account::account(closure, &out);
+    out
+}
+
+/// A jump label's key that a *module* owns: its livepatch relocation is applied after the label is set up.
+fn module_key(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Resolved) {
+    let side = &diff.patched;
+    if side.atom(r.atom).kind != Kind::Entry || side.section_name(r.atom) != "__jump_table" {
+        return;
+    }
+    let Dest::Outside(outside, _) = &r.dest else { return };
+    let Some(Resolution::Livepatch(symbol)) = out.symbols.get(outside) else { return };
+    if symbol.object == "vmlinux" {
+        return;
+    }
+    let function = diff.new_tables.owner.get(&r.atom).map_or("?", |id| side.name(*id));
+    if let Some(event) = outside.name.strip_prefix("__tracepoint_") {
+        out.warnings.push(format!(
+            "{}: `{function}` will not emit the trace event `{event}`: its switch belongs to module `{}`, which may be \
+             loaded after the livepatch",
+            world.object, symbol.object
+        ));
+        out.dropped_entries.insert(r.atom, format!("tracepoint `{event}` of module `{}`", symbol.object));
+        return;
+    }
+    out.refusals.push(
+        Refusal::new(
+            Reason::ModuleKey,
+            format!("`{function}` tests static key `{}`, which module `{}` owns", outside.name, symbol.object),
+            "in the patched function use static_key_enabled(&key) in place of static_branch_likely/unlikely(&key)",
+        )
+        .object(world.object)
+        .symbol(function)
+        .at("__jump_table", r.reference.reloc.r_offset),
+    );
+}

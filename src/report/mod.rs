@@ -1,0 +1,134 @@
+//! The account of a run, for people and for machines; both are made from one value.
+//!
+//! `docs/json.md` documents the JSON; [`SCHEMA`] is raised when a field changes its meaning or goes.
+
+pub mod human;
+pub mod progress;
+
+use serde::Serialize;
+
+use crate::diff::verdict::{Diff, Verdict};
+use crate::error::Refusal;
+use crate::reloc::Account;
+
+/// Version of the JSON's form.
+pub const SCHEMA: u32 = 1;
+
+/// What came of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The module is there; for `diff`, something changed.
+    #[default]
+    Done,
+    /// The answer is no.
+    Refused,
+    /// The patch changes no code.
+    Unchanged,
+}
+
+/// One function.
+#[derive(Debug, Clone, Serialize)]
+pub struct FunctionReport {
+    /// Name as kallsyms has it.
+    pub function: String,
+    /// `changed`, `new`, `removed` or `same`.
+    pub verdict: Verdict,
+    /// Unit it was compiled in; none for `diff`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Position among its namesakes in the kernel, 0 when unique; for changed functions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sympos: Option<u32>,
+    /// First difference, for changed functions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Where in the patched function that is, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+/// One kernel object.
+#[derive(Debug, Clone, Serialize, Default)]
+pub struct ObjectReport {
+    /// `vmlinux` or a module's name.
+    pub name: String,
+    /// Its functions.
+    pub functions: Vec<FunctionReport>,
+    /// Callbacks the patch declares for it: members of `struct klp_callbacks`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub callbacks: Vec<String>,
+}
+
+/// The finished module.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModuleReport {
+    /// Its file.
+    pub path: String,
+    /// Its name.
+    pub name: String,
+    /// The set it replaces, on kernels with sets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_set: Option<u32>,
+    /// Whether it replaces all others, on kernels with the boolean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace: Option<bool>,
+    /// Whether it is signed.
+    pub signed: bool,
+}
+
+/// One run.
+#[derive(Debug, Clone, Serialize, Default)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Release of the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// The module, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<ModuleReport>,
+    /// What changed, by object.
+    pub objects: Vec<ObjectReport>,
+    /// Every reason to refuse.
+    pub refusals: Vec<Refusal>,
+    /// What to look at, though it does not stop the run.
+    pub warnings: Vec<String>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+    /// Where every carried reference went.
+    pub account: Account,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new() -> Report {
+        Report { schema: SCHEMA, ..Report::default() }
+    }
+
+    /// The object's part, made when there is none.
+    pub fn object(&mut self, name: &str) -> &mut ObjectReport {
+        match self.objects.iter().position(|o| o.name == name) {
+            Some(at) => &mut self.objects[at],
+            None => {
+                self.objects.push(ObjectReport { name: name.to_owned(), ..ObjectReport::default() });
+                self.objects.last_mut().expect("just pushed")
+            }
+        }
+    }
+
+    /// Adds a comparison's verdicts.
+    pub fn add(&mut self, object: &str, unit: Option<&str>, diff: &Diff<'_>) {
+        let functions = diff.functions.iter().map(|f| FunctionReport {
+            function: f.name.clone(),
+            verdict: f.verdict,
+            unit: unit.map(str::to_owned),
+            sympos: None,
+            why: f.why.as_ref().map(|w| w.what.clone()),
+            offset: f.why.as_ref().map(|w| w.patched),
+        });
+        self.object(object).functions.extend(functions);
+    }
+}

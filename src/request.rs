@@ -1,0 +1,112 @@
+//! Flags -> a checked request. Nothing after this sees a raw flag.
+//!
+//! In: what was typed. Out: a [`Request`] whose patches exist and whose module name the kernel can load.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::elf::klp::MAX_OBJECT_NAME;
+use crate::kernel::KernelRequest;
+
+/// What the module replaces, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// Nothing was said: set 1 where the kernel has sets, everything where it has the boolean.
+    Default,
+    /// `--replace-set N`.
+    Set(u32),
+    /// `--no-replace`.
+    Nothing,
+}
+
+/// A checked request to build a livepatch.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Patches, in the order in which they apply.
+    pub patches: Vec<PathBuf>,
+    /// Which kernel.
+    pub kernel: KernelRequest,
+    /// Module name, without `.ko`.
+    pub name: String,
+    /// Where the module goes.
+    pub output: PathBuf,
+    /// What it replaces.
+    pub replace: Replace,
+    /// Jobs at a time.
+    pub jobs: usize,
+    /// Put before each compile.
+    pub launcher: Vec<String>,
+    /// Keep the private work directory.
+    pub keep_tmp: bool,
+    /// Key and certificate to sign with, in place of the kernel's own.
+    pub sign: Option<(PathBuf, PathBuf)>,
+}
+
+impl Request {
+    /// Checks what concerns the patches and the output.
+    ///
+    /// # Errors
+    ///
+    /// All problems at once, one a line.
+    pub fn check(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        for patch in &self.patches {
+            if !patch.is_file() {
+                problems.push(format!("failed to find the patch `{}`", patch.display()));
+            }
+        }
+        if let Some(parent) = self.output.parent().filter(|p| !p.as_os_str().is_empty())
+            && !parent.is_dir()
+        {
+            problems.push(format!("failed to find the output directory `{}`", parent.display()));
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        bail!(problems.join("\n"))
+    }
+}
+
+/// Module name and path of the module: from `-o`, else from the patches' names.
+///
+/// # Errors
+///
+/// When `-o` does not name a `.ko` file.
+pub fn name_module(patches: &[PathBuf], output: Option<&Path>) -> Result<(String, PathBuf)> {
+    if let Some(output) = output {
+        let stem = output.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".ko"));
+        let Some(stem) = stem.filter(|s| !s.is_empty()) else {
+            bail!("failed to name the module: `{}` does not end in `.ko`", output.display());
+        };
+        return Ok((clean(stem), output.to_path_buf()));
+    }
+    let base = match patches {
+        [one] => one.file_stem().and_then(|s| s.to_str()).unwrap_or("patch").to_owned(),
+        _ => "patch".to_owned(),
+    };
+    let name = clean(&format!("livepatch-{base}"));
+    let path = PathBuf::from(format!("{name}.ko"));
+    Ok((name, path))
+}
+
+/// A name the kernel can load: letters, digits, `-` and `_`, not longer than MODULE_NAME_LEN allows.
+fn clean(name: &str) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    name.chars().map(legal).take(MAX_OBJECT_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects module names: what the kernel cannot load is never made.
+    #[test]
+    fn names() {
+        let of = |patch: &str| name_module(&[PathBuf::from(patch)], None).unwrap().0;
+        assert_eq!(of("dir/fix a.b.patch"), "livepatch-fix-a-b");
+        assert_eq!(of(&format!("{}.patch", "x".repeat(80))).len(), MAX_OBJECT_NAME);
+        assert_eq!(name_module(&[], Some(Path::new("/tmp/my.ko"))).unwrap().0, "my");
+        assert!(name_module(&[], Some(Path::new("/tmp/my.o"))).is_err());
+    }
+}
