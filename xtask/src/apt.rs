@@ -57,6 +57,8 @@ fn installed(package: &str) -> bool {
 /// A private apt state for one suite.
 pub struct Apt {
     dir: PathBuf,
+    /// Given with `-c`, which apt reads last: what the machine's own configuration adds can be cleared only so.
+    config: PathBuf,
     sh: Shell,
 }
 
@@ -75,18 +77,19 @@ impl Apt {
              Dir::Etc::sourcelist \"-\";\nDir::Etc::sourceparts \"{d}/parts\";\nAPT::Sandbox::User \"\";\n\
              #clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n"
         );
-        dirs::write(&dir.join("apt.conf"), config)?;
+        let file = dir.join("apt.conf");
+        dirs::write(&file, config)?;
         dirs::write(&dir.join("status"), "")?;
         let sh = Shell::new()?;
-        sh.set_var("APT_CONFIG", dir.join("apt.conf"));
         sh.set_var("LC_ALL", "C");
-        let apt = Apt { dir, sh };
+        let apt = Apt { dir, config: file, sh };
         let stamp = apt.dir.join("updated");
         let age =
             fs::metadata(&stamp).and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
         if refresh || age.is_none_or(|a| a > LISTS_AGE) {
             eprintln!("fetching package lists ({})", suite.name());
-            cmd!(apt.sh, "apt-get -qq update").quiet().run().context("failed to fetch package lists")?;
+            let config = &apt.config;
+            cmd!(apt.sh, "apt-get -c {config} -qq update").quiet().run().context("failed to fetch package lists")?;
             dirs::write(&stamp, "")?;
         }
         Ok(apt)
@@ -112,8 +115,8 @@ impl Apt {
     }
 
     fn record(&self, package: &str) -> Result<String> {
-        let sh = &self.sh;
-        cmd!(sh, "apt-cache show --no-all-versions {package}")
+        let (sh, config) = (&self.sh, &self.config);
+        cmd!(sh, "apt-cache -c {config} show --no-all-versions {package}")
             .quiet()
             .read()
             .with_context(|| format!("failed to find package `{package}` in {}", self.dir.display()))
@@ -124,7 +127,8 @@ impl Apt {
         let work = tempfile::Builder::new().prefix("deb-").tempdir_in(self.dir.join("cache"))?;
         self.sh.change_dir(work.path());
         eprintln!("downloading {}", packages.join(" "));
-        cmd!(self.sh, "apt-get -qq download {packages...}")
+        let config = &self.config;
+        cmd!(self.sh, "apt-get -c {config} -qq download {packages...}")
             .quiet()
             .run()
             .with_context(|| format!("failed to download `{}`", packages.join(" ")))?;

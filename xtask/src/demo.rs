@@ -37,8 +37,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let patch = dirs::root().join("examples/meminfo.patch");
     let mut options = kernel.options();
     options.extend(["--output".into(), module.display().to_string(), patch.display().to_string()]);
-    let lines: Vec<String> = options.chunks(2).map(|pair| pair.join(" ")).collect();
-    println!("    klp-build {}", lines.join(" \\\n        "));
+    println!("    klp-build {}", options.join(" ").replace(" --", " \\\n        --"));
     timed("build the livepatch", || {
         let status = Command::new(&klp_build).args(&options).status().context("failed to run `klp-build`")?;
         ensure!(status.success(), "failed to build the livepatch: {status}");

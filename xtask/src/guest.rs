@@ -21,6 +21,7 @@ const ALARMS: &[&str] = &[
     "Oops",
     "Call Trace",
     "kernel BUG at",
+    "Kernel panic",
     "general protection fault",
     "Unknown symbol",
     "invalid relocation",
@@ -128,7 +129,7 @@ pub fn run_cases(kernel: &Kernel, cases: &[Case]) -> Result<(Run, Vec<CaseResult
 
 fn boot(kernel: &Kernel, cases: &[Case]) -> Result<Run> {
     let mut guest = Guest::new(&kernel.image)?;
-    guest.timeout(Duration::from_secs(60 + 60 * cases.len() as u64));
+    guest.timeout(Duration::from_secs(90 + 30 * cases.len() as u64));
     guest.file("/case.sh", CASE);
     let mut script = String::from(". /case.sh\n");
     for case in cases {

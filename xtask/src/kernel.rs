@@ -61,7 +61,7 @@ impl Kernel {
         let text = |p: &Path| p.display().to_string();
         let mut words = vec!["--kernel".into(), text(&self.source), "--objdir".into(), text(&self.objdir)];
         if self.stock {
-            words.extend(["--release".into(), self.release.clone()]);
+            words.push(format!("--release={}", self.release));
             for (option, path) in [
                 ("--config", &self.config),
                 ("--symvers", &self.symvers),
