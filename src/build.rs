@@ -82,7 +82,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     }
 
     progress.step("linking the module");
-    let objtool = units.iter().find_map(|u| u.objtool.clone());
+    let objtool = unit_objtool(&kernel, &units);
     let module = make_module(&kernel, request, &plan, replace, objtool, work.path(), &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
@@ -306,6 +306,16 @@ fn resolve(
     Ok(parts)
 }
 
+/// objtool's arguments, where kbuild runs it on units and not on a linked module: without unwind data made
+/// there, a livepatch's functions could not be unwound (scripts/Makefile.lib, `delay-objtool`).
+fn unit_objtool(kernel: &Kernel, units: &[Unit]) -> Option<Vec<String>> {
+    const DELAYED_BY: [&str; 3] = ["LTO_CLANG", "X86_KERNEL_IBT", "KLP_BUILD"];
+    if DELAYED_BY.iter().any(|option| kernel.config().is_y(option)) {
+        return None;
+    }
+    units.iter().find_map(|unit| unit.objtool.clone())
+}
+
 /// Modules whose exports the patched module already uses: of this unit, and those it says it depends on.
 fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet<String> {
     let mut depends = BTreeSet::new();
@@ -358,6 +368,9 @@ fn make_module(
     let module = finish::finish(linked, &plan.link_names).context("failed to finish the module")?;
     let bytes = elf::write(&module).context("failed to write the module")?;
     report.refusals.extend(readback::check(&bytes, plan, kernel.symvers())?);
+    if kernel.config().is_y("UNWINDER_ORC") {
+        report.refusals.extend(readback::unwindable(&module));
+    }
     Ok(bytes)
 }
 

@@ -251,6 +251,12 @@ impl<'o> Side<'o> {
     fn cut_section(&mut self, id: SectionId, symbols: &[SymbolId], prefixes: &HashMap<SectionId, Vec<u64>>) {
         let section = self.object.section(id);
         if section.sh_size == 0 {
+            // A type without members has no bytes, and still an address (lock classes without lockdep).
+            let named: Vec<SymbolId> =
+                symbols.iter().copied().filter(|s| self.object.symbol(*s).st_type == stt::OBJECT).collect();
+            if !named.is_empty() {
+                self.push_atom(id, (0, 0, Kind::Data, named));
+            }
             return;
         }
         let pieces = if let Some(Rule::CodeTable(_) | Rule::RuntimeConst) = special::rule(&section.name) {
@@ -278,14 +284,16 @@ impl<'o> Side<'o> {
         } else {
             self.cut_by_symbols(id, symbols, prefixes.get(&id).map_or(&[], Vec::as_slice))
         };
-        for (start, end, kind, symbols) in pieces {
-            let atom = AtomId(self.atoms.len() as u32);
-            for symbol in &symbols {
-                self.of_symbol.insert(*symbol, atom);
-            }
-            self.atoms.push(Atom { section: id, start, end, kind, symbols, relocs: (0, 0) });
-            self.of_section[id.index()].push(atom);
+        pieces.into_iter().for_each(|piece| self.push_atom(id, piece));
+    }
+
+    fn push_atom(&mut self, section: SectionId, (start, end, kind, symbols): Piece) {
+        let atom = AtomId(self.atoms.len() as u32);
+        for symbol in &symbols {
+            self.of_symbol.insert(*symbol, atom);
         }
+        self.atoms.push(Atom { section, start, end, kind, symbols, relocs: (0, 0) });
+        self.of_section[section.index()].push(atom);
     }
 
     /// Functions and data by their symbols; what lies between them is anonymous.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::plan::Plan;
 use crate::elf::klp::{self, KlpSymbol};
 use crate::elf::object::stb;
-use crate::elf::{self, Object, Place};
+use crate::elf::{self, Object, Place, SectionId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::symvers::Symvers;
 
@@ -103,6 +103,28 @@ pub fn rules(module: &Object) -> Vec<Refusal> {
         }
     }
     refusals
+}
+
+/// Refuses a module whose code has no ORC data: the kernel could not tell which functions a task is in, and a
+/// transition would never end (Documentation/arch/x86/orc-unwinder.rst).
+pub fn unwindable(module: &Object) -> Vec<Refusal> {
+    let ip = module.sections.iter().find(|s| s.name == ".orc_unwind_ip");
+    let covered = |section: SectionId| {
+        ip.is_some_and(|ip| {
+            ip.relocs.iter().any(|r| r.symbol.is_some_and(|s| module.symbol(s).place == Place::Section(section)))
+        })
+    };
+    let code = |id: &SectionId| {
+        let section = module.section(*id);
+        section.name.starts_with(".text") && section.sh_size > 0
+    };
+    let bare: Vec<&str> = module
+        .section_ids()
+        .filter(code)
+        .filter(|id| !covered(*id))
+        .map(|id| module.section(id).name.as_str())
+        .collect();
+    bare.into_iter().map(|name| rule(format!("`{name}` of the module has no unwind data"))).collect()
 }
 
 fn rule(message: String) -> Refusal {
