@@ -87,6 +87,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
+    let (module, signed) = sign_module(&kernel, request, module, work.path())?;
     write_module(&request.output, &module)?;
     report.module = Some(ModuleReport {
         path: request.output.display().to_string(),
@@ -100,7 +101,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
             (ReplaceMode::Nothing, kernel::abi::Replace::Boolean) => Some(false),
             _ => None,
         },
-        signed: false,
+        signed,
     });
     if request.keep_tmp {
         report.notes.push(format!("kept `{}`", work.keep().display()));
@@ -372,6 +373,16 @@ fn make_module(
         report.refusals.extend(readback::unwindable(&module));
     }
     Ok(bytes)
+}
+
+/// Signs the module where there is a key.
+fn sign_module(kernel: &Kernel, request: &Request, module: Vec<u8>, work: &Path) -> Result<(Vec<u8>, bool)> {
+    let Some(pair) = emit::sign::choose(kernel, request.sign.as_ref()) else { return Ok((module, false)) };
+    let path = work.join("to-sign.ko");
+    fs::write(&path, &module).with_context(|| format!("failed to write `{}`", path.display()))?;
+    emit::sign::sign(kernel, &pair, &path)?;
+    let signed = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    Ok((signed, true))
 }
 
 /// Writes the module in one step: a reader sees the old file or the new one, never a part.

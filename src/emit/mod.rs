@@ -6,5 +6,6 @@ pub mod link;
 pub mod object;
 pub mod plan;
 pub mod readback;
+pub mod sign;
 
 pub use object::{Callback, PatchObject, Replacement};
