@@ -351,7 +351,12 @@ fn make_module(
     fs::create_dir(&dir).with_context(|| format!("failed to make `{}`", dir.display()))?;
     let names: Vec<String> = request.patches.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect();
     let description = format!("Livepatch of {}", names.join(", "));
-    let text = init::render(&request.name, &description, &plan.tables, replace, &[]);
+    // The number is also in the tables; here tools can read it without knowing the kernel's structures.
+    let info: Vec<(String, String)> = match replace {
+        ReplaceMode::Set(set) => vec![("replace_set".to_owned(), set.to_string())],
+        ReplaceMode::All | ReplaceMode::Nothing => Vec::new(),
+    };
+    let text = init::render(&request.name, &description, &plan.tables, replace, &info);
     let objtool = objtool.map(|args| {
         let program = kernel.module_build_dir().join("tools/objtool/objtool").display().to_string();
         std::iter::once(program).chain(args).collect()

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
+use super::kernel::KernelOpts;
 use super::{print, status};
-use crate::kernel::KernelRequest;
 use crate::report::human;
 use crate::report::progress::Progress;
 use crate::request::{Replace, Request, name_module};
@@ -49,36 +49,11 @@ pub(super) struct Opts {
     #[arg(long)]
     json: bool,
 
-    /// Kernel source tree [default: the current directory].
-    #[arg(short, long, value_name = "DIR", help_heading = "Kernel")]
-    kernel: Option<PathBuf>,
-    /// Its build directory (O=), built or merely configured [default: the source tree].
-    #[arg(short = 'O', long, value_name = "DIR", help_heading = "Kernel")]
-    objdir: Option<PathBuf>,
-    /// An installed distribution kernel [default when left out: the running one].
-    #[arg(long, value_name = "KVER", num_args = 0..=1, require_equals = true, help_heading = "Kernel")]
-    release: Option<Option<String>>,
-    /// Its configuration.
-    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
-    config: Option<PathBuf>,
-    /// Its Module.symvers.
-    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
-    symvers: Option<PathBuf>,
-    /// Its symbol table: vmlinux, System.map, or a copy of /proc/kallsyms.
-    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
-    symbols: Option<PathBuf>,
-    /// Its image: vmlinuz, vmlinux, or /proc/kcore.
-    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
-    image: Option<PathBuf>,
-    /// The directory with its modules.
-    #[arg(long, value_name = "DIR", help_heading = "Kernel")]
-    modules: Option<PathBuf>,
+    #[command(flatten)]
+    kernel: KernelOpts,
     /// Do not check the compiled original against the image.
     #[arg(long, help_heading = "Kernel")]
     no_verify: bool,
-    /// A variable for make, as kbuild takes it (CC, LLVM, ARCH, CROSS_COMPILE are taken from the environment).
-    #[arg(long, value_name = "VAR=VALUE", help_heading = "Kernel")]
-    make: Vec<String>,
     /// A compiler launcher: ccache, sccache, icecc, distcc.
     #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
     launcher: Option<String>,
@@ -110,37 +85,12 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
 }
 
 fn request(opts: &Opts) -> Result<Request> {
-    let mut make_vars = Vec::new();
-    for variable in ["ARCH", "CROSS_COMPILE", "LLVM", "CC"] {
-        if let Ok(value) = std::env::var(variable) {
-            make_vars.push((variable.to_owned(), value));
-        }
-    }
-    for variable in &opts.make {
-        match variable.split_once('=') {
-            Some((name, value)) if !name.is_empty() => make_vars.push((name.to_owned(), value.to_owned())),
-            _ => bail!("failed to understand `--make {variable}`: it is not VAR=VALUE"),
-        }
-    }
-    let jobs = opts
-        .jobs
-        .filter(|j| *j > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let kernel = opts.kernel.request(opts.jobs)?;
     let (name, output) = name_module(&opts.patches, opts.output.as_deref())?;
     Ok(Request {
         patches: opts.patches.clone(),
-        kernel: KernelRequest {
-            source: opts.kernel.clone(),
-            objdir: opts.objdir.clone(),
-            release: opts.release.clone(),
-            config: opts.config.clone(),
-            symvers: opts.symvers.clone(),
-            symbols: opts.symbols.clone(),
-            image: opts.image.clone(),
-            modules: opts.modules.clone(),
-            make_vars,
-            jobs,
-        },
+        jobs: kernel.jobs,
+        kernel,
         name,
         output,
         replace: match (opts.replace_set, opts.no_replace) {
@@ -148,7 +98,6 @@ fn request(opts: &Opts) -> Result<Request> {
             (None, true) => Replace::Nothing,
             (None, false) => Replace::Default,
         },
-        jobs,
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),

@@ -3,9 +3,11 @@
 //! `klp-build PATCH...` builds, without a subcommand's name, as upstream's tool does.
 
 mod build;
+mod check;
 mod completions;
 mod diff;
 mod inspect;
+mod kernel;
 
 use std::process::ExitCode;
 
@@ -68,6 +70,8 @@ enum Command {
     Diff(diff::Opts),
     /// What a livepatch module patches: of any tool's making.
     Inspect(inspect::Opts),
+    /// Would a livepatch module load on a kernel, and what does it conflict with?
+    Check(check::Opts),
     /// Print a completion script for a shell, or the manual page.
     Completions(completions::Opts),
 }
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Some(Command::Diff(opts)) => diff::run(opts),
         Some(Command::Inspect(opts)) => inspect::run(opts),
+        Some(Command::Check(opts)) => check::run(opts),
         Some(Command::Completions(opts)) => completions::run(opts),
         None => build::run(&cli.build),
     };
