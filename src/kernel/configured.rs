@@ -206,10 +206,16 @@ pub(super) fn changes(wanted: &Config, found: &Config) -> Vec<String> {
             // What a Rust compiler could do decides nothing in a kernel without Rust code.
             || name.starts_with("RUSTC_") || name.starts_with("HAVE_RUST") || name == "RUST_IS_AVAILABLE"
     };
+    // Keys and salt of the packager, which distributions take out of the configuration they ship; they end in
+    // certificates, signatures and a note (certs/Kconfig, init/Kconfig BUILD_SALT), never in a unit's code.
+    let packaging = |name: &str| {
+        ["BUILD_SALT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS"]
+            .contains(&name)
+    };
     let names: std::collections::BTreeSet<&str> = wanted.names().chain(found.names()).collect();
     names
         .into_iter()
-        .filter(|name| wanted.get(name) != found.get(name) && !record(name))
+        .filter(|name| wanted.get(name) != found.get(name) && !record(name) && !packaging(name))
         .map(|name| format!("CONFIG_{name}={} -> {}", wanted.get(name).unwrap_or("n"), found.get(name).unwrap_or("n")))
         .collect()
 }
