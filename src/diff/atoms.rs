@@ -299,17 +299,14 @@ impl<'o> Side<'o> {
     /// Functions and data by their symbols; what lies between them is anonymous.
     fn cut_by_symbols(&self, id: SectionId, symbols: &[SymbolId], prefixes: &[u64]) -> Vec<Piece> {
         let section = self.object.section(id);
+        let is_code = section.sh_flags & shf::EXECINSTR != 0;
         let mut named: Vec<SymbolId> = symbols
             .iter()
             .copied()
             .filter(|s| {
                 let symbol = self.object.symbol(*s);
-                matches!(symbol.st_type, stt::FUNC | stt::OBJECT | stt::NOTYPE)
-                    && !(symbol.st_type == stt::NOTYPE && symbol.st_size == 0 && section.sh_flags & shf::EXECINSTR != 0)
-                    && !symbol.name.starts_with("__pfx_")
-                    && !symbol.name.starts_with("__cfi_")
-                    && !symbol.name.starts_with(".L")
-                    && !symbol.name.starts_with('$')
+                let label = symbol.st_type == stt::NOTYPE && symbol.st_size == 0 && is_code;
+                matches!(symbol.st_type, stt::FUNC | stt::OBJECT | stt::NOTYPE) && !label && !is_helper(&symbol.name)
             })
             .collect();
         // The first of several at one place names the atom: a global one, if there is one, else as in the file.
@@ -330,7 +327,6 @@ impl<'o> Side<'o> {
             }
             let size = group.iter().map(|s| self.object.symbol(*s).st_size).max().unwrap_or(0);
             let next = named.get(i).map_or(section.sh_size, |s| self.object.symbol(*s).st_value);
-            let is_code = section.sh_flags & shf::EXECINSTR != 0;
             let mut end = if size == 0 { next } else { (value + size).min(section.sh_size) };
             // A symbol inside another one (an alias of its tail) does not cut it.
             if value < at {
@@ -553,6 +549,11 @@ impl<'o> Side<'o> {
 
 /// Start, end, kind, symbols.
 type Piece = (u64, u64, Kind, Vec<SymbolId>);
+
+/// Names of places that are no things of their own: padding before functions, local and mapping labels.
+fn is_helper(name: &str) -> bool {
+    ["__pfx_", "__cfi_", ".L", "$"].iter().any(|prefix| name.starts_with(prefix))
+}
 
 fn cut_texts(data: &[u8], width: u64) -> Vec<Piece> {
     let width = width as usize;

@@ -13,11 +13,14 @@ use super::verdict::{DataChanges, FunctionVerdict, Verdict};
 use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
 
+/// Which atoms refer to a datum.
+type Readers = HashMap<AtomId, HashSet<AtomId>>;
+
 /// Finds data that changed or is new.
 pub fn changes(compare: &Compare<'_, '_>, functions: &[FunctionVerdict], refusals: &mut Vec<Refusal>) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
     let mut out = DataChanges::default();
-    let mut readers: Option<(HashMap<AtomId, HashSet<AtomId>>, HashMap<AtomId, HashSet<AtomId>>)> = None;
+    let mut readers: Option<(Readers, Readers)> = None;
     for id in named_data(new) {
         if new.is_private(id) {
             continue;
@@ -57,8 +60,8 @@ fn named_data<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
 }
 
 /// Which atoms refer to each datum (functions as they are, cold parts too).
-fn read_by(side: &Side<'_>) -> HashMap<AtomId, HashSet<AtomId>> {
-    let mut readers: HashMap<AtomId, HashSet<AtomId>> = HashMap::new();
+fn read_by(side: &Side<'_>) -> Readers {
+    let mut readers: Readers = HashMap::new();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {

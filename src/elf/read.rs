@@ -98,7 +98,7 @@ impl Reader<'_> {
         }
         for (index, section) in table.enumerate() {
             if let Some(id) = ids.get(&index.0)
-                && object.section(*id).sh_flags & u64::from(elf::SHF_LINK_ORDER.0) != 0
+                && object.section(*id).sh_flags & elf::SHF_LINK_ORDER.0 != 0
             {
                 object.sections[id.index()].link = ids.get(&(section.sh_link(endian) as usize)).copied();
             }

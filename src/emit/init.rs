@@ -50,7 +50,7 @@ pub fn render(
             let _ = writeln!(text, " }},");
         }
         let _ = writeln!(text, "\t{{ }}\n}};\n");
-        let _ = write!(objects, "\t{{\n");
+        let _ = writeln!(objects, "\t{{");
         if table.object != "vmlinux" {
             let _ = writeln!(objects, "\t\t.name = {},", quoted(&table.object));
         }

@@ -7,7 +7,7 @@ use xshell::{Shell, cmd};
 
 use crate::dirs;
 
-/// Builds klp-build as users get it and says where it is. `KLP_BUILD` in the environment names another one, to try
+/// Builds klp-build, in the profile whose dependencies `cargo test` builds as well, and says where it is. `KLP_BUILD` in the environment names another one, to try
 /// a build of somebody else's on the same patches.
 pub fn klp_build() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KLP_BUILD") {
@@ -18,7 +18,7 @@ pub fn klp_build() -> Result<PathBuf> {
     sh.change_dir(dirs::root());
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     eprintln!("building klp-build");
-    let messages = cmd!(sh, "{cargo} build --release --bin klp-build --message-format json-render-diagnostics")
+    let messages = cmd!(sh, "{cargo} build --bin klp-build --message-format json-render-diagnostics")
         .quiet()
         .read()
         .context("failed to build `klp-build`")?;
