@@ -41,7 +41,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let list = dirs::root().join("tests/upstream-differences.toml");
     let known: Known =
         toml::from_str(&dirs::read(&list)?).with_context(|| format!("failed to read `{}`", list.display()))?;
-    let out = tempfile::Builder::new().prefix("klp-upstream-").tempdir()?;
+    let out = dirs::scratch("upstream")?;
     let mut unexplained = 0;
     for item in corpus::for_kernel("linux-7")?.into_iter().filter(|i| i.entry.expect == Expect::Patch) {
         if !args.is_empty() && !args.iter().any(|a| item.name.contains(a.as_str())) {

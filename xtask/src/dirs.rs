@@ -50,6 +50,22 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     put().with_context(|| format!("failed to write `{}`", path.display()))
 }
 
+/// A directory for the length of a run. It lies in the cache, and what killed runs left there is removed: their names
+/// have the process that made them.
+pub fn scratch(what: &str) -> Result<tempfile::TempDir> {
+    let dir = dev_cache()?.join("tmp");
+    create(&dir)?;
+    for entry in fs::read_dir(&dir)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    let prefix = format!("{}-{what}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(&dir).context("failed to create a temporary directory")
+}
+
 /// Held while one thing in the cache is made; a second run waits and then finds it done.
 pub struct Lock {
     _file: File,

@@ -298,7 +298,8 @@ fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -
         source: root.join("usr/src").join(source),
         image: root.join(format!("boot/vmlinuz-{release}")),
         modules: root.join(format!("lib/modules/{release}")),
-        config: root.join(format!("boot/config-{release}")),
+        // Not the one in /boot: Debian takes the salt and the key options out of it.
+        config: objdir.join(".config"),
         symvers: objdir.join("Module.symvers"),
         symbols: dir.join(format!("kallsyms-{release}")),
         objdir,

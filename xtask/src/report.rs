@@ -25,9 +25,14 @@ pub struct Report {
     pub stderr: String,
 }
 
+/// How long one patch may take; `timeout` ends a run that hangs with status 124.
+const LIMIT: &str = "1200";
+
 /// Runs klp-build with `--json` and reads the report, if it printed one.
 pub fn run(klp_build: &Path, args: &[String]) -> Result<Report> {
-    let output = Command::new(klp_build)
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", LIMIT])
+        .arg(klp_build)
         .arg("--json")
         .args(args)
         .output()

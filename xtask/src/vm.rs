@@ -103,12 +103,14 @@ impl Guest {
     /// The same, for scripts that may take the guest down; `status` is missing then.
     pub fn try_run(mut self, script: &str) -> Result<Run> {
         self.initramfs.program("/script", script);
-        let work = tempfile::Builder::new().prefix("klp-vm-").tempdir()?;
+        let work = dirs::scratch("vm")?;
         let path = |name: &str| work.path().join(name);
         fs::write(path("initramfs"), self.initramfs.into_bytes()).context("failed to write the initramfs")?;
         let start = Instant::now();
         // Plain emulation everywhere: the same instructions on every machine, and no rights needed.
-        let mut qemu = Command::new("qemu-system-x86_64")
+        // setpriv: a guest does not outlive the run that started it, however that ends.
+        let mut qemu = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", "2", "-m", "1024"])
             .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-kernel"])
             .arg(&self.image)
