@@ -1,1 +1,71 @@
-fn main() {}
+//! The commands of the people who build klp-build; one file a task, and this table is their index.
+//!
+//! What a task needs beyond the repository (kernels, packages, a guest) it fetches through apt and
+//! keeps under the user's cache directory, so that the second run is quick and works offline.
+
+mod apt;
+mod build;
+mod compare_upstream;
+mod corpus;
+mod demo;
+mod dirs;
+mod guest;
+mod initramfs;
+mod kernel;
+mod kernels;
+mod layout;
+mod matrix;
+mod report;
+mod sources;
+mod test;
+mod tidy;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// What a task gets: the words after its name.
+type Args<'a> = &'a [String];
+
+/// Name, function, and the line that `cargo xtask help` prints.
+const TASKS: &[(&str, fn(Args<'_>) -> Result<()>, &str)] = &[
+    ("demo", demo::run, "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it"),
+    ("test", test::run, "pass all tests; --quick stops before the kernels, --long adds the slow kernels"),
+    ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),
+    ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
+    ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
+    ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
+    ("help", help, "print this list"),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let name = args.first().map_or("help", String::as_str);
+    match dispatch(name, args.get(1..).unwrap_or_default()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  caused by: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(name: &str, args: Args<'_>) -> Result<()> {
+    match TASKS.iter().find(|(task, ..)| *task == name) {
+        Some((_, run, _)) => run(args),
+        None => bail!("no task `{name}`; `cargo xtask help` lists them"),
+    }
+}
+
+fn help(_: Args<'_>) -> Result<()> {
+    println!("cargo xtask TASK [OPTIONS]\n");
+    for (name, _, help) in TASKS {
+        println!("  {name:<18} {help}");
+    }
+    println!("\nkernels: {}", kernels::names().join(", "));
+    Ok(())
+}

@@ -1,0 +1,389 @@
+//! `cargo xtask kernel NAME`: from a line of the kernels table to a kernel on disk, with its paths.
+//!
+//! A built kernel is complete when the file beside its build directory says which configuration and source
+//! made it; an unpacked one when it has its final name. What is complete is never touched again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use walkdir::WalkDir;
+use xshell::{Shell, cmd};
+
+use crate::apt::{self, Apt};
+use crate::dirs;
+use crate::kernels::{KERNELS, Kind, Spec, names};
+use crate::sources::Suite;
+use crate::{Args, guest};
+
+/// What compiling a kernel, or a module for one, takes.
+pub const BUILD_PACKAGES: &[&str] =
+    &["gcc-12", "gcc", "make", "flex", "bison", "bc", "libelf-dev", "libssl-dev", "perl", "kmod", "xz-utils", "binutils"];
+
+/// A kernel that is ready to be patched and booted.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// `uname -r`.
+    pub release: String,
+    /// Source tree; never written to.
+    pub source: PathBuf,
+    /// Build directory (`O=`), or the headers of a distribution's kernel.
+    pub objdir: PathBuf,
+    /// bzImage or vmlinuz.
+    pub image: PathBuf,
+    /// Directory that holds its modules.
+    pub modules: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Its Module.symvers.
+    pub symvers: PathBuf,
+    /// Its symbol table: vmlinux where it was built here, else a dump of /proc/kallsyms.
+    pub symbols: PathBuf,
+    /// Not built here.
+    pub stock: bool,
+}
+
+impl Kernel {
+    /// The options that tell klp-build about it.
+    pub fn options(&self) -> Vec<String> {
+        let text = |p: &Path| p.display().to_string();
+        let mut words = vec!["--kernel".into(), text(&self.source), "--objdir".into(), text(&self.objdir)];
+        if self.stock {
+            words.extend(["--release".into(), self.release.clone()]);
+            for (option, path) in [
+                ("--config", &self.config),
+                ("--symvers", &self.symvers),
+                ("--symbols", &self.symbols),
+                ("--image", &self.image),
+                ("--modules", &self.modules),
+            ] {
+                words.extend([option.into(), text(path)]);
+            }
+        }
+        words
+    }
+}
+
+/// The task.
+pub fn run(args: Args<'_>) -> Result<()> {
+    let refresh = args.iter().any(|a| a == "--refresh");
+    let wanted: Vec<&String> = args.iter().filter(|a| *a != "--refresh").collect();
+    let [name] = wanted[..] else { bail!("usage: cargo xtask kernel NAME [--refresh], one of {}", names().join(", ")) };
+    let kernel = prepare(name, refresh)?;
+    for (what, path) in [
+        ("source", &kernel.source),
+        ("objdir", &kernel.objdir),
+        ("image", &kernel.image),
+        ("modules", &kernel.modules),
+        ("config", &kernel.config),
+        ("symvers", &kernel.symvers),
+        ("symbols", &kernel.symbols),
+    ] {
+        println!("{what:<8} {}", path.display());
+    }
+    println!("release  {}", kernel.release);
+    println!("options  {}", kernel.options().join(" "));
+    Ok(())
+}
+
+/// Makes the kernel `name` if it is not there yet; `refresh` asks apt for a newer point release.
+pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
+    let spec = KERNELS.iter().find(|k| k.name == name);
+    let spec = spec.with_context(|| format!("no kernel `{name}`; there are {}", names().join(", ")))?;
+    match spec.kind {
+        Kind::Built { source, suite, config } => {
+            let source = unpack_source(source, suite, refresh)?;
+            build(spec, &source, &dirs::root().join("tests/kernels").join(config))
+        }
+        Kind::Stock { image, headers, source } => stock(spec, image, headers, source, refresh),
+    }
+}
+
+/// Downloads a `linux-source-X.Y` package and unpacks the tarball in it.
+fn unpack_source(package: &str, suite: Suite, refresh: bool) -> Result<PathBuf> {
+    let dest = dirs::dev_cache()?.join("src").join(package);
+    if refresh && dest.exists() {
+        let version = dirs::read(&dest.with_extension(version_suffix(package))).unwrap_or_default();
+        let newest = Apt::open(suite, true)?.version(package)?;
+        if version.trim() == newest {
+            return Ok(dest);
+        }
+        let _lock = dirs::lock_path(&dest)?;
+        remove(&dest)?;
+    }
+    dirs::complete(&dest, |dir| {
+        let apt = Apt::open(suite, false)?;
+        let version = apt.version(package)?;
+        unpack_tarball(&apt, package, dir)?;
+        dirs::write(&dest.with_extension(version_suffix(package)), version)
+    })?;
+    Ok(dest)
+}
+
+/// `linux-source-7.3` has a dot, so that its version file is `linux-source-7.3.version`.
+fn version_suffix(package: &str) -> String {
+    format!("{}.version", package.rsplit('.').next().unwrap_or_default())
+}
+
+fn unpack_tarball(apt: &Apt, package: &str, dir: &Path) -> Result<()> {
+    let deb = tempfile::Builder::new().prefix(".deb-").tempdir_in(dir)?;
+    apt.unpack(&[package.to_owned()], deb.path())?;
+    let tarball = deb.path().join(format!("usr/src/{package}.tar.xz"));
+    let sh = Shell::new()?;
+    eprintln!("unpacking {package}");
+    cmd!(sh, "tar -xf {tarball} --strip-components=1 -C {dir}")
+        .quiet()
+        .run()
+        .with_context(|| format!("failed to unpack `{}`", tarball.display()))
+}
+
+/// Configures and builds with `O=`; the same configuration and source are never built twice.
+fn build(spec: &Spec, source: &Path, fragment: &Path) -> Result<Kernel> {
+    let objdir = dirs::dev_cache()?.join("build").join(spec.name);
+    let done = dirs::dev_cache()?.join("build").join(format!("{}.complete", spec.name));
+    let _lock = dirs::lock(&format!("build-{}", spec.name))?;
+    let wanted = dirs::read(fragment)?;
+    let sources = dirs::read(&source.with_extension(version_suffix(&source.to_string_lossy()))).unwrap_or_default();
+    let stamp = format!("{}\n{wanted}", sources.trim());
+    if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(&objdir, &done, &wanted) {
+        apt::install(BUILD_PACKAGES)?;
+        configure_and_make(spec.name, source, &objdir, &wanted)?;
+        let missing = not_taken(&wanted, &dirs::read(&objdir.join(".config"))?);
+        if !missing.is_empty() {
+            eprintln!("warning: {} does not take from {}: {}", spec.name, fragment.display(), missing.join(" "));
+        }
+    }
+    dirs::write(&done, stamp)?;
+    let release = dirs::read(&objdir.join("include/config/kernel.release"))?.trim().to_owned();
+    Ok(Kernel {
+        name: spec.name,
+        release,
+        source: source.to_path_buf(),
+        image: objdir.join("arch/x86/boot/bzImage"),
+        modules: objdir.clone(),
+        config: objdir.join(".config"),
+        symvers: objdir.join("Module.symvers"),
+        symbols: objdir.join("vmlinux"),
+        objdir,
+        stock: false,
+    })
+}
+
+fn configure_and_make(name: &str, source: &Path, objdir: &Path, fragment: &str) -> Result<()> {
+    dirs::create(objdir)?;
+    let sh = Shell::new()?;
+    sh.change_dir(source);
+    let jobs = std::thread::available_parallelism().map_or(2, usize::from);
+    let out = format!("O={}", objdir.display());
+    let who = ["KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=klp", "KBUILD_BUILD_HOST=build"];
+    let log = objdir.with_file_name(format!("{name}.log"));
+    eprintln!("building {name} in {} (minutes; log {})", objdir.display(), log.display());
+    let make = |target: &[&str]| -> Result<()> {
+        let file = fs::File::options().create(true).append(true).open(&log)?;
+        // Not through xshell: its output goes to a file, and only its tail is of interest when it fails.
+        let status = std::process::Command::new("make")
+            .current_dir(source)
+            .arg(&out)
+            .arg(format!("-j{jobs}"))
+            .args(who)
+            .args(target)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .status()
+            .context("failed to run `make`")?;
+        if !status.success() {
+            let text = dirs::read(&log)?;
+            let tail: Vec<&str> = text.lines().rev().take(20).collect();
+            bail!("failed to build {name}: {status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        Ok(())
+    };
+    fs::remove_file(&log).ok();
+    make(&["tinyconfig"])?;
+    let config = objdir.join(".config");
+    dirs::write(&config, merge(&dirs::read(&config)?, fragment))?;
+    make(&["olddefconfig"])?;
+    make(&[])
+}
+
+/// `base` with the options of `fragment` in place of its own.
+fn merge(base: &str, fragment: &str) -> String {
+    let named: Vec<&str> = options(fragment).map(|(name, _)| name).collect();
+    let mut text = String::new();
+    for line in base.lines() {
+        let name = line.trim_start_matches("# ").split(['=', ' ']).next().unwrap_or_default();
+        if !named.contains(&name) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text + fragment
+}
+
+fn options(config: &str) -> impl Iterator<Item = (&str, &str)> {
+    config.lines().filter(|l| l.starts_with("CONFIG_")).filter_map(|l| l.split_once('='))
+}
+
+/// Options of the fragment that Kconfig did not take.
+fn not_taken<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
+    let has = |line: &str| config.lines().any(|l| l == line);
+    options(fragment)
+        .filter(|(name, value)| match *value {
+            "n" => has(&format!("{name}=y")) || has(&format!("{name}=m")),
+            value => !has(&format!("{name}={value}")),
+        })
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// A complete build that somebody made with the same commands: everything is there and the options agree.
+fn built_by_hand(objdir: &Path, done: &Path, fragment: &str) -> bool {
+    if done.exists() {
+        return false;
+    }
+    let parts = [".config", "vmlinux", "Module.symvers", "modules.order", "arch/x86/boot/bzImage"].map(|p| objdir.join(p));
+    let Ok(config) = dirs::read(&parts[0]) else { return false };
+    let modules = dirs::read(&parts[3]).unwrap_or_default();
+    let kos = modules.lines().map(|l| objdir.join(l.strip_suffix(".o").unwrap_or(l)).with_extension("ko"));
+    parts.iter().cloned().chain(kos).all(|p| p.exists()) && not_taken(fragment, &config).is_empty()
+}
+
+/// Downloads the packages of a distribution's kernel and unpacks them under one root, all of one version.
+fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -> Result<Kernel> {
+    apt::install(&[BUILD_PACKAGES, &["pahole"]].concat())?;
+    let dir = dirs::dev_cache()?.join(spec.name);
+    let dest = dir.join("root");
+    let release_file = dest.join("release");
+    if refresh && dest.exists() {
+        let newest = Apt::open(Suite::Own, true)?.dependency(image, "linux-image-")?;
+        if newest.strip_prefix("linux-image-") == Some(dirs::read(&release_file)?.trim()) {
+            eprintln!("{newest} is the newest");
+        } else {
+            let _lock = dirs::lock_path(&dest)?;
+            remove(&dest)?;
+        }
+    }
+    dirs::complete(&dest, |root| {
+        let apt = Apt::open(Suite::Own, false)?;
+        let image = apt.dependency(image, "linux-image-")?;
+        let headers = apt.dependency(headers, "linux-headers-")?;
+        let release = image.trim_start_matches("linux-image-").to_owned();
+        let common = apt.dependency(&headers, "linux-headers-")?;
+        let kbuild = apt.dependency(&headers, "linux-kbuild-")?;
+        apt.unpack(&[image, headers.clone(), common.clone(), kbuild], root)?;
+        let tree = root.join("usr/src").join(source);
+        dirs::create(&tree)?;
+        unpack_tarball(&apt, source, &tree)?;
+        relocate_headers(root, &release, &headers, &common)?;
+        dirs::write(&root.join("release"), release)
+    })?;
+    let release = dirs::read(&release_file)?.trim().to_owned();
+    let root = dest;
+    let objdir = root.join(format!("usr/src/linux-headers-{release}"));
+    let kernel = Kernel {
+        name: spec.name,
+        source: root.join("usr/src").join(source),
+        image: root.join(format!("boot/vmlinuz-{release}")),
+        modules: root.join(format!("lib/modules/{release}")),
+        config: root.join(format!("boot/config-{release}")),
+        symvers: objdir.join("Module.symvers"),
+        symbols: dir.join(format!("kallsyms-{release}")),
+        objdir,
+        release,
+        stock: true,
+    };
+    if !kernel.symbols.exists() {
+        // Debian's System.map is a stub that points at a debug package of a gigabyte; the kernel itself knows.
+        let text = guest::kallsyms(&kernel)?;
+        dirs::write(&kernel.symbols, text)?;
+    }
+    Ok(kernel)
+}
+
+/// Unpacked headers name each other by absolute path in two places; both become relative.
+fn relocate_headers(root: &Path, release: &str, headers: &str, common: &str) -> Result<()> {
+    let makefile = root.join("usr/src").join(headers).join("Makefile");
+    let text = dirs::read(&makefile)?;
+    let here = "$(dir $(lastword $(MAKEFILE_LIST)))..";
+    let relative = text.replace("include /usr/src/", &format!("include {here}/"));
+    if relative.contains(" /usr/src/") {
+        bail!("failed to relocate `{}`: it names other files than the common headers", makefile.display());
+    }
+    dirs::write(&makefile, relative)?;
+    for (name, target) in [("build", headers), ("source", common)] {
+        let link = root.join("lib/modules").join(release).join(name);
+        fs::remove_file(&link).ok();
+        std::os::unix::fs::symlink(format!("../../../usr/src/{target}"), &link)
+            .with_context(|| format!("failed to link `{}`", link.display()))?;
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    fs::remove_dir_all(dir).with_context(|| format!("failed to remove `{}`", dir.display()))
+}
+
+/// The file of module `name`, under any of the suffixes that kernels are shipped with.
+pub fn find_module(kernel: &Kernel, name: &str) -> Result<PathBuf> {
+    let plain = name.replace('-', "_");
+    let is_it = |file: &str| {
+        let stem = file.split_once(".ko").filter(|(_, rest)| matches!(*rest, "" | ".xz" | ".gz" | ".zst"));
+        stem.is_some_and(|(stem, _)| stem.replace('-', "_") == plain)
+    };
+    WalkDir::new(&kernel.modules)
+        .into_iter()
+        .flatten()
+        .find(|e| e.file_name().to_str().is_some_and(is_it))
+        .map(walkdir::DirEntry::into_path)
+        .with_context(|| format!("failed to find module `{name}` in `{}`", kernel.modules.display()))
+}
+
+/// Module files in the order in which they must be loaded so that `names` can be, each once.
+pub fn load_order(kernel: &Kernel, names: &[String]) -> Result<Vec<PathBuf>> {
+    fn visit(kernel: &Kernel, sh: &Shell, name: &str, order: &mut Vec<PathBuf>) -> Result<()> {
+        let file = find_module(kernel, name)?;
+        if order.contains(&file) {
+            return Ok(());
+        }
+        let depends = cmd!(sh, "/sbin/modinfo -F depends {file}").quiet().read();
+        let depends = depends.with_context(|| format!("failed to read dependencies of `{}`", file.display()))?;
+        for dependency in depends.trim().split(',').filter(|d| !d.is_empty()) {
+            visit(kernel, sh, dependency, order)?;
+        }
+        order.push(file);
+        Ok(())
+    }
+    let (sh, mut order) = (Shell::new()?, Vec::new());
+    for name in names {
+        visit(kernel, &sh, name, &mut order)?;
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fragment wins over what it is merged into, also over "is not set".
+    #[test]
+    fn fragment_wins() {
+        let merged = merge("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_AB=y\n", "CONFIG_A=m\nCONFIG_B=y\n");
+        assert_eq!(merged, "CONFIG_AB=y\nCONFIG_A=m\nCONFIG_B=y\n");
+    }
+
+    /// A kernel that silently lacks what a test needs must be noticed.
+    #[test]
+    fn missing_options_are_named() {
+        let config = "CONFIG_A=y\nCONFIG_C=y\n# CONFIG_D is not set\n";
+        assert_eq!(not_taken("CONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_D=n\n", config), ["CONFIG_B", "CONFIG_C"]);
+    }
+
+    /// The version file stands beside the source tree, not inside it.
+    #[test]
+    fn version_file_name() {
+        let dest = Path::new("/c/src/linux-source-7.3");
+        assert_eq!(dest.with_extension(version_suffix("linux-source-7.3")), Path::new("/c/src/linux-source-7.3.version"));
+    }
+}

@@ -1,0 +1,66 @@
+//! `cargo xtask test [--quick] [--long] [--only NAME]...`: the whole ladder, cheapest rung first.
+//!
+//! tidy, then `cargo test`, then the kernels in QEMU. `--only` runs the kernel stage alone, for the patches whose
+//! name contains NAME. Every rung runs even if one before it failed, so that one run shows all there is.
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::{Args, apt, dirs, kernel, matrix, tidy, vm};
+
+/// The task.
+pub fn run(args: Args<'_>) -> Result<()> {
+    let (mut quick, mut long, mut only) = (false, false, Vec::new());
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--quick" => quick = true,
+            "--long" => long = true,
+            "--only" => only.push(words.next().context("`--only` needs a part of a patch's name")?.clone()),
+            _ => bail!("usage: cargo xtask test [--quick] [--long] [--only NAME]..."),
+        }
+    }
+    apt::install(kernel::BUILD_PACKAGES)?;
+    let mut failed = Vec::new();
+    let mut rung = |name: &'static str, result: Result<()>| {
+        if let Err(error) = result {
+            eprintln!("error: {error:#}");
+            failed.push(name);
+        }
+    };
+    if only.is_empty() {
+        rung("tidy", tidy::run(&[]));
+        rung("cargo test", cargo_test());
+    }
+    let mut score = matrix::Score::default();
+    if !quick {
+        apt::install(vm::PACKAGES)?;
+        // The slow one is a kernel build of several minutes more for the same code paths.
+        let kernels: &[&str] =
+            if long { &["linux-7", "debian-6.12", "linux-6.12"] } else { &["linux-7", "debian-6.12"] };
+        for name in kernels {
+            match matrix::run(name, &only) {
+                Ok(part) => {
+                    score.passed += part.passed;
+                    score.failed += part.failed;
+                }
+                Err(error) => {
+                    eprintln!("error: {name}: {error:#}");
+                    score.failed += 1;
+                }
+            }
+        }
+        println!("{} passed, {} failed", score.passed, score.failed);
+    }
+    if score.failed > 0 {
+        failed.push("kernels");
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("tests failed: {}", failed.join(", ")) }
+}
+
+fn cargo_test() -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(dirs::root());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    cmd!(sh, "{cargo} test --workspace").run().context("failed to pass `cargo test`")
+}
