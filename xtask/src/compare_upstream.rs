@@ -1,4 +1,6 @@
 //! Later.
-use anyhow::Result;
 use crate::Args;
-pub fn run(_: Args<'_>) -> Result<()> { Ok(()) }
+use anyhow::Result;
+pub fn run(_: Args<'_>) -> Result<()> {
+    Ok(())
+}

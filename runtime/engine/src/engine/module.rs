@@ -64,7 +64,9 @@ impl<P: Platform> Engine<P> {
     fn detach_all(&self, module: P::Module, limit: Option<P::Patch>) {
         let p = &self.platform;
         for patch in p.patches().take_while(|&patch| Some(patch) != limit) {
-            let Some(object) = self.object_about(patch, module).filter(|&o| p.module(o) == Some(module)) else { continue };
+            let Some(object) = self.object_about(patch, module).filter(|&o| p.module(o) == Some(module)) else {
+                continue;
+            };
             // In a transition to the old side its start called this; to the new one the module was never all patched.
             if !self.is_moving(patch) {
                 let _ = p.call(object, Hook::PreUnpatch);

@@ -105,7 +105,16 @@ mod tests {
     fn symbols() {
         let name = parse_symbol(b".klp.sym.ext4.f.isra.0,3").unwrap();
         assert_eq!((name.object, name.name, name.position), (&b"ext4"[..], &b"f.isra.0"[..], 3));
-        for bad in ["", ".klp.sym.", ".klp.sym.a", ".klp.sym.a.b", ".klp.sym.a.b,", ".klp.sym..b,0", ".klp.sym.a.,0", ".klp.sym.a.b,x"] {
+        for bad in [
+            "",
+            ".klp.sym.",
+            ".klp.sym.a",
+            ".klp.sym.a.b",
+            ".klp.sym.a.b,",
+            ".klp.sym..b,0",
+            ".klp.sym.a.,0",
+            ".klp.sym.a.b,x",
+        ] {
             assert_eq!(parse_symbol(bad.as_bytes()), None, "{bad}");
         }
         assert_eq!(parse_symbol(b".klp.sym.a.b,99999999999999999999999"), None);

@@ -118,7 +118,9 @@ mod tests {
     #[test]
     fn edges() {
         let t = table([(100, 110), (50, 60), (110, 120)]);
-        for (address, expect) in [(49, None), (50, Some(2)), (59, Some(2)), (60, None), (109, Some(1)), (110, Some(3)), (120, None)] {
+        for (address, expect) in
+            [(49, None), (50, Some(2)), (59, Some(2)), (60, None), (109, Some(1)), (110, Some(3)), (120, None)]
+        {
             assert_eq!(find(&t, address), expect, "address {address}");
         }
         assert_eq!(find(&table([]), 5), None);
