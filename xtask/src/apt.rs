@@ -30,16 +30,13 @@ pub fn install(packages: &[&str]) -> Result<()> {
         bail!("failed to install `{}`: neither root nor sudo; install them and run this again", missing.join(" "));
     }
     let run = |args: &[&str]| {
-        let words: Vec<&str> =
-            sudo.iter().chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]).chain(args).copied().collect();
+        let words: Vec<&str> = sudo.iter().chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]).chain(args).copied().collect();
         let (program, rest) = words.split_first().expect("the list has apt-get");
         cmd!(sh, "{program} {rest...}").run()
     };
     let _lock = dirs::lock("apt-install")?;
-    let get: Vec<&str> = ["-qq", "-y", "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"]
-        .into_iter()
-        .chain(missing.iter().copied())
-        .collect();
+    let get: Vec<&str> =
+        ["-qq", "-y", "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
     // Lists may be missing (a fresh container) or name versions that the mirror no longer has.
     if run(&get).is_err() {
         run(&["-qq", "update"]).context("failed to update apt's package lists")?;
@@ -82,8 +79,7 @@ impl Apt {
         sh.set_var("LC_ALL", "C");
         let apt = Apt { dir, sh };
         let stamp = apt.dir.join("updated");
-        let age =
-            fs::metadata(&stamp).and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
+        let age = fs::metadata(&stamp).and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
         if refresh || age.is_none_or(|a| a > LISTS_AGE) {
             eprintln!("fetching package lists ({})", suite.name());
             cmd!(apt.sh, "apt-get -qq update").quiet().run().context("failed to fetch package lists")?;

@@ -1,6 +1,4 @@
 //! Later.
-use crate::Args;
 use anyhow::Result;
-pub fn run(_: Args<'_>) -> Result<()> {
-    Ok(())
-}
+use crate::Args;
+pub fn run(_: Args<'_>) -> Result<()> { Ok(()) }

@@ -129,8 +129,8 @@ pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
 pub fn read() -> Result<Vec<Item>> {
     let dir = dirs::root().join("tests/patches");
     let expectations = dir.join("expect.toml");
-    let mut entries =
-        parse(&dirs::read(&expectations)?).with_context(|| format!("failed to read `{}`", expectations.display()))?;
+    let mut entries = parse(&dirs::read(&expectations)?)
+        .with_context(|| format!("failed to read `{}`", expectations.display()))?;
     let mut items = Vec::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)?.flatten().map(|e| e.path()).collect();
     files.sort();

@@ -84,11 +84,7 @@ impl CaseResult {
     /// One line for the table; why, if it failed.
     pub fn summary(&self) -> String {
         if self.passed() {
-            return format!(
-                "{}: ok ({})",
-                self.name,
-                self.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
-            );
+            return format!("{}: ok ({})", self.name, self.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "));
         }
         let mut why = Vec::new();
         for step in self.steps.iter().filter(|s| s.status != 0) {

@@ -17,20 +17,8 @@ use crate::sources::Suite;
 use crate::{Args, guest};
 
 /// What compiling a kernel, or a module for one, takes.
-pub const BUILD_PACKAGES: &[&str] = &[
-    "gcc-12",
-    "gcc",
-    "make",
-    "flex",
-    "bison",
-    "bc",
-    "libelf-dev",
-    "libssl-dev",
-    "perl",
-    "kmod",
-    "xz-utils",
-    "binutils",
-];
+pub const BUILD_PACKAGES: &[&str] =
+    &["gcc-12", "gcc", "make", "flex", "bison", "bc", "libelf-dev", "libssl-dev", "perl", "kmod", "xz-utils", "binutils"];
 
 /// A kernel that is ready to be patched and booted.
 #[derive(Debug, Clone)]
@@ -263,8 +251,7 @@ fn built_by_hand(objdir: &Path, done: &Path, fragment: &str) -> bool {
     if done.exists() {
         return false;
     }
-    let parts =
-        [".config", "vmlinux", "Module.symvers", "modules.order", "arch/x86/boot/bzImage"].map(|p| objdir.join(p));
+    let parts = [".config", "vmlinux", "Module.symvers", "modules.order", "arch/x86/boot/bzImage"].map(|p| objdir.join(p));
     let Ok(config) = dirs::read(&parts[0]) else { return false };
     let modules = dirs::read(&parts[3]).unwrap_or_default();
     let kos = modules.lines().map(|l| objdir.join(l.strip_suffix(".o").unwrap_or(l)).with_extension("ko"));
@@ -405,9 +392,6 @@ mod tests {
     #[test]
     fn version_file_name() {
         let dest = Path::new("/c/src/linux-source-7.3");
-        assert_eq!(
-            dest.with_extension(version_suffix("linux-source-7.3")),
-            Path::new("/c/src/linux-source-7.3.version")
-        );
+        assert_eq!(dest.with_extension(version_suffix("linux-source-7.3")), Path::new("/c/src/linux-source-7.3.version"));
     }
 }

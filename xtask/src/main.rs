@@ -31,21 +31,13 @@ type Args<'a> = &'a [String];
 
 /// Name, function, and the line that `cargo xtask help` prints.
 const TASKS: &[(&str, fn(Args<'_>) -> Result<()>, &str)] = &[
-    (
-        "demo",
-        demo::run,
-        "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it",
-    ),
+    ("demo", demo::run, "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it"),
     ("test", test::run, "pass all tests; --quick stops before the kernels, --long adds the slow kernels"),
     ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
-    (
-        "runtime",
-        runtime::run,
-        "the Rust core in a kernel tree: runtime install|remove --kernel DIR [--sets], build, selftests",
-    ),
+    ("runtime", runtime::run, "the Rust core in a kernel: runtime install|remove --kernel DIR [--sets], build, selftests"),
     ("help", help, "print this list"),
 ];
 

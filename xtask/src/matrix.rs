@@ -181,14 +181,7 @@ fn fingerprint(kernel: &Kernel) -> BTreeMap<PathBuf, [i64; 6]> {
     for top in [&kernel.source, &kernel.objdir] {
         for entry in WalkDir::new(top).into_iter().flatten() {
             if let Ok(meta) = entry.metadata() {
-                let facts = [
-                    meta.len() as i64,
-                    meta.mode().into(),
-                    meta.mtime(),
-                    meta.mtime_nsec(),
-                    meta.ctime(),
-                    meta.ctime_nsec(),
-                ];
+                let facts = [meta.len() as i64, meta.mode().into(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
                 files.insert(entry.into_path(), facts);
             }
         }

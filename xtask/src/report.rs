@@ -68,9 +68,9 @@ pub fn show(names: &ByObject) -> String {
     if names.is_empty() {
         return "-".into();
     }
-    let objects = names
-        .iter()
-        .map(|(object, names)| format!("{object}: {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(" ")));
+    let objects = names.iter().map(|(object, names)| {
+        format!("{object}: {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
+    });
     objects.collect::<Vec<_>>().join("; ")
 }
 
