@@ -224,14 +224,17 @@ impl Make {
         }
         for place in places {
             let entries = fs::read_dir(&place).with_context(|| format!("failed to read `{}`", place.display()))?;
-            sources.extend(entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "c")));
+            sources.extend(entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "c" || e == "h")));
         }
         for path in sources {
+            let file = path.file_name().context("a source file has no name")?.to_string_lossy().into_owned();
             let name = path.file_stem().context("a source file has no name")?.to_string_lossy().into_owned();
             let text = dirs::read(&path)?;
             let text = if config == Config::Sets { to_sets(&text) } else { text };
-            dirs::write(&work.join(format!("{name}.c")), text)?;
-            names.push(name);
+            dirs::write(&work.join(&file), text)?;
+            if file.ends_with(".c") {
+                names.push(name);
+            }
         }
         names.sort();
         let objects: String = names.iter().map(|name| format!("obj-m += {name}.o\n")).collect();

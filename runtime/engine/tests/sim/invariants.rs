@@ -63,7 +63,12 @@ fn quiet(world: &World) {
             if let Code::Replacement(func) = code_at(address) {
                 let patch = world.func(func).patch;
                 let data = &world.patches[patch.0];
-                assert!(data.enabled || data.forced, "a task is in the code of a patch that is gone: {world:#?}");
+                assert!(
+                    data.enabled || data.forced,
+                    "a task is in the code of {patch:?}, which is gone; list {:?}, stacks {:?}, {task:?}, {data:?}",
+                    world.list,
+                    world.stacks
+                );
             }
         }
     }
@@ -78,7 +83,8 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
         .iter()
         .enumerate()
         .filter_map(|(i, f)| f.as_ref().map(|f| (Func(i), f)))
-        .filter(|(_, f)| f.patch == moving && f.applied)
+        // Where another patch stands above it, tasks do not see it come or go.
+        .filter(|(i, f)| f.patch == moving && world.stacks[f.name].iter().flatten().next() == Some(i))
         .map(|(i, f)| (f.name, i))
         .collect();
     for task in world.tasks.iter().filter(|t| t.alive) {
@@ -97,7 +103,11 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
             let ambiguous =
                 changed.get(&name).is_some_and(|&f| world.func(f).nop) && !has_previous(world, name, moving);
             if changed.contains_key(&name) && !ambiguous {
-                assert_eq!(new, side, "old and new are mixed: {world:#?}");
+                assert_eq!(
+                    new, side,
+                    "old and new of {moving:?} are mixed on {task:?}: {:?}, {:?}, list {:?}",
+                    world.phase, world.stacks, world.list
+                );
             }
         }
     }

@@ -12,5 +12,5 @@ mod platform;
 mod world;
 
 pub use invariants::check;
-pub use platform::Sim;
+pub use platform::{Random, Sim};
 pub use world::*;

@@ -96,11 +96,12 @@ impl Sim {
         self.running.set(false);
     }
 
-    /// A task acts: `f` runs as that task.
+    /// A task acts: `f` runs as that task, and nobody else meanwhile.
     fn act<R>(&self, task: Task, f: impl FnOnce() -> R) -> R {
-        let before = self.current.replace(Some(task));
+        let before = (self.current.replace(Some(task)), self.running.replace(true));
         let result = f();
-        self.current.set(before);
+        self.current.set(before.0);
+        self.running.set(before.1);
         result
     }
 
@@ -422,7 +423,8 @@ impl Platform for View<'_> {
         self.w().object(o).module.is_some()
     }
     fn same_object(&self, a: Object, b: Object) -> bool {
-        self.w().object(a).module == self.w().object(b).module
+        let world = self.w();
+        world.object(a).module == world.object(b).module
     }
     fn is_about(&self, o: Object, module: Module) -> bool {
         self.w().object(o).module == Some(module)
@@ -500,7 +502,8 @@ impl Platform for View<'_> {
         Ok(())
     }
     fn same_name(&self, a: Func, b: Func) -> bool {
-        self.w().func(a).name == self.w().func(b).name
+        let world = self.w();
+        world.func(a).name == world.func(b).name
     }
     fn position(&self, _: Func) -> usize {
         0
