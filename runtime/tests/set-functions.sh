@@ -6,6 +6,7 @@ A2=test_klp_set_a2
 B1=test_klp_set_b1
 B2=test_klp_set_b2
 C=test_klp_set_c
+PINNED=test_klp_set_pinned
 D=test_klp_set_d
 TARGET=test_klp_set_target
 TARGET_MOD=test_klp_mod_target

@@ -117,18 +117,18 @@ $BUSY_MOD: ${BUSY_MOD}_exit"
 start_test "forced: the replaced patch stays for ever, the new one and the other set do not"
 
 load_lp $B1
-load_lp $A1 set=5
+load_lp $PINNED
 load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
 log "% echo 1 > $SYSFS_KLP_DIR/$BUSY/force"
 echo 1 > "$SYSFS_KLP_DIR/$BUSY/force"
 loop_until 'grep -q '^0$' $SYSFS_KLP_DIR/$BUSY/transition' || die "force did not end the transition"
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$A1" ]]' || die "$A1 was not replaced"
+loop_until '[[ ! -e "$SYSFS_KLP_DIR/$PINNED" ]]' || die "$PINNED was not replaced"
 shows meminfo $B1
 shows loadavg $BUSY
 shows cmdline original
 sleep 1
-[[ "$(cat /sys/module/$A1/refcnt)" != 0 ]] || die "the forced patch can be unloaded"
+[[ "$(cat /sys/module/$PINNED/refcnt)" != 0 ]] || die "the forced patch can be unloaded"
 unload_mod $BUSY_MOD
 disable_lp $BUSY
 unload_lp $BUSY
@@ -137,21 +137,21 @@ unload_lp $B1
 
 check_result "$(insmod_line $B1)
 $(patching $B1)
-$(insmod_line $A1 set=5)
-$(patching $A1 101)
+$(insmod_line $PINNED)
+$(patching $PINNED 501)
 $(insmod_line $BUSY_MOD block_transition=Y)
 $BUSY_MOD: ${BUSY_MOD}_init
 $BUSY_MOD: busymod_work_func enter
 $(insmod_line $BUSY)
 livepatch: enabling patch '$BUSY'
 livepatch: '$BUSY': initializing patching transition
-$A1: state 101: pre_unpatch
+$PINNED: state 501: pre_unpatch
 livepatch: '$BUSY': starting patching transition
 % echo 1 > $SYSFS_KLP_DIR/$BUSY/force
 livepatch: forcing remaining tasks to the patched state
 livepatch: '$BUSY': completing patching transition
-$A1: state 101: post_unpatch
-$A1: shadow variable freed
+$PINNED: state 501: post_unpatch
+$PINNED: shadow variable freed
 livepatch: '$BUSY': patching complete
 % rmmod $BUSY_MOD
 $BUSY_MOD: busymod_work_func exit

@@ -16,16 +16,18 @@ use crate::Args;
 pub use build::Config;
 
 const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | \
-                     build [--sets] | selftests [--sets] [--built TREE] [NAME]...";
+                     build [--sets] | selftests [--sets] [--built TREE [--modules DIR]] [NAME]...";
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
     let (mut kernel, mut built, mut sets, mut names) = (None, None, false, Vec::new());
+    let mut modules = None;
     let mut words = args.iter();
     let what = words.next().context(USAGE)?;
     while let Some(word) = words.next() {
         match word.as_str() {
             "--kernel" => kernel = Some(PathBuf::from(words.next().context(USAGE)?)),
+            "--modules" => modules = Some(PathBuf::from(words.next().context(USAGE)?)),
             "--sets" => sets = true,
             "--built" => built = Some(PathBuf::from(words.next().context(USAGE)?)),
             name if !name.starts_with('-') => names.push(name.to_owned()),
@@ -42,8 +44,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
             Ok(())
         }
         "selftests" => match built {
-            // A tree that somebody built by hand, and its test modules where kbuild puts them.
-            Some(tree) => selftests::run_in(&build::by_hand(&tree), config, &names),
+            Some(tree) => selftests::run_in(&build::by_hand(&tree, modules)?, config, &names),
             None => selftests::run(config, &names),
         },
         _ => bail!(USAGE),

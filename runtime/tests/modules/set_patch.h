@@ -24,7 +24,7 @@ static int livepatch_proc_show(struct seq_file *m, void *v)
 	return 0;
 }
 
-static int state_pre_patch(struct klp_patch *patch, struct klp_state *state)
+static __maybe_unused int state_pre_patch(struct klp_patch *patch, struct klp_state *state)
 {
 	pr_info("state %lu: pre_patch\n", state->id);
 	if (!state_ret)
@@ -32,22 +32,22 @@ static int state_pre_patch(struct klp_patch *patch, struct klp_state *state)
 	return state_ret;
 }
 
-static void state_post_patch(struct klp_patch *patch, struct klp_state *state)
+static __maybe_unused void state_post_patch(struct klp_patch *patch, struct klp_state *state)
 {
 	pr_info("state %lu: post_patch\n", state->id);
 }
 
-static void state_pre_unpatch(struct klp_patch *patch, struct klp_state *state)
+static __maybe_unused void state_pre_unpatch(struct klp_patch *patch, struct klp_state *state)
 {
 	pr_info("state %lu: pre_unpatch\n", state->id);
 }
 
-static void state_post_unpatch(struct klp_patch *patch, struct klp_state *state)
+static __maybe_unused void state_post_unpatch(struct klp_patch *patch, struct klp_state *state)
 {
 	pr_info("state %lu: post_unpatch\n", state->id);
 }
 
-static void state_shadow_dtor(void *obj, void *shadow_data)
+static __maybe_unused void state_shadow_dtor(void *obj, void *shadow_data)
 {
 	pr_info("shadow variable freed\n");
 }

@@ -55,13 +55,14 @@ pub struct Built {
     pub modules: PathBuf,
 }
 
-/// A tree that was built in place, with its test modules.
-pub fn by_hand(tree: &Path) -> Built {
-    Built {
-        image: tree.join("arch/x86/boot/bzImage"),
-        source: tree.to_path_buf(),
-        modules: tree.join("tools/testing/selftests/livepatch/test_modules"),
+/// A tree that was built in place, with its test modules there or elsewhere.
+pub fn by_hand(tree: &Path, modules: Option<PathBuf>) -> Result<Built> {
+    let image = tree.join("arch/x86/boot/bzImage");
+    if !image.exists() {
+        bail!("failed to find a built kernel in `{}`", tree.display());
     }
+    let modules = modules.unwrap_or_else(|| tree.join("tools/testing/selftests/livepatch/test_modules"));
+    Ok(Built { image, source: tree.to_path_buf(), modules })
 }
 
 /// Builds it unless it is there.
@@ -100,7 +101,8 @@ pub fn build(config: Config) -> Result<Built> {
 /// All that decides what comes out: the configuration, the runtime's files, the set tests' modules.
 fn stamp(fragment: &str) -> Result<String> {
     let mut stamp = fragment.to_owned();
-    let mut dirs_left = vec![dirs::root().join("runtime")];
+    let mut dirs_left: Vec<PathBuf> =
+        ["kernel", "engine/src", "tests/modules"].map(|dir| dirs::root().join("runtime").join(dir)).to_vec();
     while let Some(dir) = dirs_left.pop() {
         let mut entries: Vec<PathBuf> = fs::read_dir(&dir)
             .with_context(|| format!("failed to read `{}`", dir.display()))?

@@ -136,6 +136,8 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
         guest.file(&library.to_string_lossy(), read(library)?);
     }
     guest.file("/selftests/functions.sh", read(&selftests.join("functions.sh"))?);
+    let shared = dirs::root().join("runtime/tests/set-functions.sh");
+    guest.file("/selftests/set-functions.sh", read(&shared)?);
     let modules =
         fs::read_dir(&built.modules).with_context(|| format!("failed to read `{}`", built.modules.display()))?;
     for module in modules.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ko")) {
