@@ -111,6 +111,14 @@ pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
     }
 }
 
+/// The unpacked source of a kernel that is built from one; nothing may be written there.
+pub fn source(name: &str) -> Result<PathBuf> {
+    match KERNELS.iter().find(|k| k.name == name).map(|k| k.kind) {
+        Some(Kind::Built { source, suite, .. }) => unpack_source(source, suite, false),
+        _ => bail!("no kernel `{name}` that is built from source"),
+    }
+}
+
 /// Downloads a `linux-source-X.Y` package and unpacks the tarball in it.
 fn unpack_source(package: &str, suite: Suite, refresh: bool) -> Result<PathBuf> {
     let dest = dirs::dev_cache()?.join("src").join(package);

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Putting functions on their stacks and taking them off.
+//!
+//! In: an object of a patch. Out: its functions redirected, or not any more. Hard because handlers read the stacks
+//! meanwhile: a function is complete before it is pushed, and is freed only after a grace period that follows its removal.
+
+use super::platform::{Anomaly, Errno, Platform};
+use super::transition::Engine;
+
+/// Whether what was taken off may still be in a handler's hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Removed {
+    /// No: all stacks were closed, which waits.
+    Settled,
+    /// Yes: something still stands on a stack it was removed from.
+    InFlight,
+}
+
+/// Which functions of an object are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All.
+    All,
+    /// Those the engine made to stand for the original.
+    Nops,
+}
+
+impl<P: Platform> Engine<P> {
+    /// Redirects all functions of the object, or none.
+    pub(super) fn apply_object(&self, object: P::Object) -> Result<(), Errno> {
+        let p = &self.platform;
+        if p.patched(object) {
+            p.anomaly(Anomaly::AlreadyApplied);
+            return Err(Errno::INVAL);
+        }
+        for func in p.funcs(object) {
+            if let Err(error) = self.apply(func) {
+                let _ = self.revert_object(object, Which::All);
+                return Err(error);
+            }
+        }
+        p.set_patched(object, true);
+        Ok(())
+    }
+
+    /// Takes the object's functions off their stacks.
+    pub(super) fn revert_object(&self, object: P::Object, which: Which) -> Removed {
+        let p = &self.platform;
+        let mut removed = Removed::Settled;
+        for func in p.funcs(object).filter(|&f| p.applied(f) && (which == Which::All || p.is_nop(f))) {
+            if self.revert(func) == Removed::InFlight {
+                removed = Removed::InFlight;
+            }
+        }
+        if which == Which::All || p.is_dynamic(object) {
+            p.set_patched(object, false);
+        }
+        removed
+    }
+
+    /// Takes all functions of the patch off their stacks.
+    pub(super) fn revert_patch(&self, patch: P::Patch, which: Which) -> Removed {
+        let p = &self.platform;
+        let mut removed = Removed::Settled;
+        for object in p.objects(patch).filter(|&o| p.patched(o)) {
+            if self.revert_object(object, which) == Removed::InFlight {
+                removed = Removed::InFlight;
+            }
+        }
+        removed
+    }
+
+    fn apply(&self, func: P::Func) -> Result<(), Errno> {
+        let p = &self.platform;
+        if p.applied(func) {
+            p.anomaly(Anomaly::AlreadyApplied);
+            return Err(Errno::INVAL);
+        }
+        match p.find_stack(func) {
+            Some(stack) => p.push(stack, func),
+            None => p.open_stack(func)?,
+        }
+        p.set_applied(func, true);
+        Ok(())
+    }
+
+    fn revert(&self, func: P::Func) -> Removed {
+        let p = &self.platform;
+        let Some(stack) = p.find_stack(func) else {
+            p.anomaly(Anomaly::NotApplied);
+            return Removed::Settled;
+        };
+        let alone = p.top(stack) == Some(func) && p.below(stack, func).is_none();
+        let removed = if alone {
+            p.close_stack(stack, func);
+            Removed::Settled
+        } else {
+            p.remove(stack, func);
+            Removed::InFlight
+        };
+        p.set_applied(func, false);
+        removed
+    }
+}

@@ -1,0 +1,697 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The simulated kernel's side of the engine's traits, and the steps its tasks can take.
+//!
+//! In: calls of the engine. Out: changes of the world. Every call may first let other tasks run: that is how a test puts
+//! them between any two steps of the engine.
+
+use std::cell::{Cell, RefCell};
+
+use klp_engine::*;
+
+use super::world::*;
+
+/// A source of chance; small, and the same everywhere.
+pub struct Random(Cell<u64>);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
+    }
+
+    pub fn below(&self, n: usize) -> usize {
+        let mut x = self.0.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.0.set(x);
+        ((x >> 32) as usize) % n
+    }
+}
+
+/// A world, and how much goes on in it while the engine works.
+pub struct Sim {
+    pub world: RefCell<World>,
+    random: Option<Random>,
+    /// Nobody may run now: a walk that holds the task list keeps forks away, a look at a stack keeps its task away.
+    no_forks: Cell<bool>,
+    frozen: Cell<Option<Task>>,
+    running: Cell<bool>,
+    current: Cell<Option<Task>>,
+    pub events: Cell<usize>,
+    /// Stacks looked at while the task list was held.
+    pub looks_under_lock: Cell<usize>,
+}
+
+impl Sim {
+    /// A world where only the engine acts.
+    pub fn quiet(world: World) -> Sim {
+        Sim::with(world, None)
+    }
+
+    /// A world where others act all the time.
+    pub fn busy(world: World, seed: u64) -> Sim {
+        Sim::with(world, Some(Random::new(seed)))
+    }
+
+    fn with(world: World, random: Option<Random>) -> Sim {
+        Sim {
+            world: RefCell::new(world),
+            random,
+            no_forks: Cell::new(false),
+            frozen: Cell::new(None),
+            running: Cell::new(false),
+            current: Cell::new(None),
+            events: Cell::new(0),
+            looks_under_lock: Cell::new(0),
+        }
+    }
+
+    fn w(&self) -> std::cell::Ref<'_, World> {
+        self.world.borrow()
+    }
+    fn m(&self) -> std::cell::RefMut<'_, World> {
+        self.world.borrow_mut()
+    }
+
+    /// Between two steps of the engine.
+    fn tick(&self) {
+        let Some(random) = &self.random else { return };
+        if self.running.get() || random.below(4) != 0 {
+            return;
+        }
+        self.running.set(true);
+        let tasks = self.w().tasks.len();
+        let task = Task(random.below(tasks));
+        if self.frozen.get() != Some(task) && self.w().tasks[task.0].alive {
+            let names = self.w().home.len();
+            match random.below(10) {
+                0..=3 => self.call(task, random.below(names)),
+                4..=6 => self.ret(task),
+                7 | 8 => self.leave_kernel(task),
+                _ if self.no_forks.get() || self.w().tasks[task.0].idle => self.doze(task),
+                _ if random.below(3) == 0 => self.exit(task),
+                _ => self.fork(task),
+            }
+        }
+        self.running.set(false);
+    }
+
+    /// A task acts: `f` runs as that task, and nobody else meanwhile.
+    fn act<R>(&self, task: Task, f: impl FnOnce() -> R) -> R {
+        let before = (self.current.replace(Some(task)), self.running.replace(true));
+        let result = f();
+        self.current.set(before.0);
+        self.running.set(before.1);
+        result
+    }
+
+    /// The task calls the function of that name, if it is there; the handler decides what runs.
+    pub fn call(&self, task: Task, name: usize) {
+        let home = self.w().home[name];
+        let there = home.is_none_or(|m| self.w().modules[m.0].running);
+        if !there || self.w().tasks[task.0].frames.len() >= 3 {
+            return;
+        }
+        let redirected = self.w().stacks[name].is_some();
+        let target = redirected.then(|| self.act(task, || redirect(self, Stack(name)))).flatten();
+        let span = target.map_or(original(name), replacement);
+        self.m().tasks[task.0].frames.push(span.start + 5);
+    }
+
+    /// It returns from the innermost one.
+    pub fn ret(&self, task: Task) {
+        self.m().tasks[task.0].frames.pop();
+    }
+
+    /// It is back in user space, or round the idle loop.
+    pub fn leave_kernel(&self, task: Task) {
+        if self.w().tasks[task.0].frames.is_empty() {
+            self.act(task, || switch_self(self, task));
+        }
+    }
+
+    /// It has a child, in the first free place.
+    pub fn fork(&self, task: Task) {
+        let mut world = self.m();
+        let child = TaskData { alive: true, idle: false, online: true, side: None, pending: false, frames: vec![] };
+        let place = world.tasks.iter().position(|t| !t.alive);
+        let place = match place {
+            Some(place) => {
+                world.tasks[place] = child;
+                place
+            }
+            None if world.tasks.len() < 4000 => {
+                world.tasks.push(child);
+                world.tasks.len() - 1
+            }
+            None => return,
+        };
+        drop(world);
+        self.act(task, || inherit(self, task, Task(place)));
+    }
+
+    /// It ends, if others are left.
+    pub fn exit(&self, task: Task) {
+        let mut world = self.m();
+        if world.tasks.iter().filter(|t| t.alive && !t.idle).count() > 1 && world.tasks[task.0].frames.is_empty() {
+            world.tasks[task.0].alive = false;
+        }
+    }
+
+    /// It is about to sleep, with the help of the scheduler's hook.
+    pub fn doze(&self, task: Task) {
+        if self.w().hook && self.frozen.get().is_none() {
+            let phase = self.w().phase;
+            let engine = Engine::resume(View(self), phase);
+            self.act(task, || engine.about_to_sleep(task));
+        }
+    }
+
+    /// Runs the engine on this world and keeps what phase it ends in.
+    pub fn engine<R>(&self, f: impl FnOnce(&Engine<View<'_>>) -> R) -> R {
+        let phase = self.w().phase;
+        let engine = Engine::resume(View(self), phase);
+        let result = f(&engine);
+        self.m().phase = engine.phase();
+        result
+    }
+
+    /// Asks for a patch to be enabled; what it leaves behind is cleaned up as the caller of the engine has to.
+    pub fn enable(&self, patch: Patch) -> Result<(), Errno> {
+        assert_eq!(self.w().patches[patch.0].life, Life::Absent);
+        match self.engine(|e| e.enable(patch)) {
+            Ok(()) => Ok(()),
+            Err(Rejected::Untouched(error)) => Err(error),
+            Err(Rejected::LetGo(error)) => {
+                self.m().patches[patch.0].life = Life::LettingGo;
+                self.m().finish(patch);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn module_coming(&self, module: Module) -> bool {
+        let fine = self.engine(|e| e.module_coming(module)).is_ok();
+        self.m().modules[module.0].running = fine;
+        if !fine {
+            self.nobody_calls(module);
+        }
+        fine
+    }
+
+    pub fn module_going(&self, module: Module) {
+        let mut world = self.m();
+        world.modules[module.0].running = false;
+        let home = world.home.clone();
+        for task in &world.tasks {
+            for &address in &task.frames {
+                let name = match code_at(address) {
+                    Code::Original(name) => name,
+                    Code::Replacement(func) => world.func(func).name,
+                };
+                assert_ne!(home[name], Some(module), "a module goes while it runs");
+            }
+        }
+        drop(world);
+        self.engine(|e| e.module_going(module));
+        self.nobody_calls(module);
+    }
+
+    /// Functions of a module that does not run have no callers, so no handler holds their replacements.
+    fn nobody_calls(&self, module: Module) {
+        let mut world = self.m();
+        let World { hazard, funcs, home, .. } = &mut *world;
+        hazard.retain(|f| funcs[f.0].as_ref().is_some_and(|f| home[f.name] != Some(module)));
+    }
+
+    /// Whether a task is in a module, so that it cannot go.
+    pub fn is_in_use(&self, module: Module) -> bool {
+        let world = self.w();
+        world.tasks.iter().filter(|t| t.alive).flat_map(|t| &t.frames).any(|&address| {
+            let name = match code_at(address) {
+                Code::Original(name) => Some(name),
+                Code::Replacement(func) => world.funcs[func.0].as_ref().map(|f| f.name),
+            };
+            name.is_some_and(|name| world.home[name] == Some(module))
+        })
+    }
+}
+
+impl Redirect for Sim {
+    type Stack = Stack;
+    type Func = Func;
+
+    fn top(&self, stack: Stack) -> Option<Func> {
+        self.tick();
+        self.w().stacks[stack.0].as_ref()?.first().copied()
+    }
+    fn below(&self, stack: Stack, func: Func) -> Option<Func> {
+        self.tick();
+        let world = self.w();
+        let stack = world.stacks[stack.0].as_ref()?;
+        stack.iter().skip_while(|&&f| f != func).nth(1).copied()
+    }
+    fn in_transition(&self, func: Func) -> bool {
+        self.tick();
+        self.w().func(func).transition
+    }
+    fn current_side(&self) -> Option<Side> {
+        self.tick();
+        self.current.get().and_then(|task| self.w().side(task))
+    }
+    fn is_nop(&self, func: Func) -> bool {
+        self.w().func(func).nop
+    }
+    fn anomaly(&self, what: Anomaly) {
+        panic!("anomaly: {what:?} in {:#?}", self.w());
+    }
+}
+
+impl Tasks for Sim {
+    type Task = Task;
+
+    fn side(&self, task: Task) -> Option<Side> {
+        self.w().side(task)
+    }
+    fn set_side(&self, task: Task, side: Option<Side>) {
+        self.tick();
+        self.m().tasks[task.0].side = side.map(|side| side == Side::New);
+    }
+    fn pending(&self, task: Task) -> bool {
+        self.w().tasks[task.0].pending
+    }
+    fn set_pending(&self, task: Task) {
+        self.m().tasks[task.0].pending = true;
+    }
+    fn clear_pending(&self, task: Task) {
+        self.m().tasks[task.0].pending = false;
+    }
+    fn take_pending(&self, task: Task) -> bool {
+        std::mem::take(&mut self.m().tasks[task.0].pending)
+    }
+    fn goal(&self) -> Option<Side> {
+        self.w().goal
+    }
+    fn set_goal(&self, goal: Option<Side>) {
+        self.tick();
+        self.m().goal = goal;
+    }
+}
+
+/// A borrowed world; what the engine is generic over.
+#[derive(Clone, Copy)]
+pub struct View<'a>(pub &'a Sim);
+
+impl Redirect for View<'_> {
+    type Stack = Stack;
+    type Func = Func;
+    fn top(&self, stack: Stack) -> Option<Func> {
+        self.0.top(stack)
+    }
+    fn below(&self, stack: Stack, func: Func) -> Option<Func> {
+        self.0.below(stack, func)
+    }
+    fn in_transition(&self, func: Func) -> bool {
+        self.0.in_transition(func)
+    }
+    fn current_side(&self) -> Option<Side> {
+        self.0.current_side()
+    }
+    fn is_nop(&self, func: Func) -> bool {
+        self.0.is_nop(func)
+    }
+    fn anomaly(&self, what: Anomaly) {
+        self.0.anomaly(what)
+    }
+}
+
+impl Tasks for View<'_> {
+    type Task = Task;
+    fn side(&self, task: Task) -> Option<Side> {
+        self.0.side(task)
+    }
+    fn set_side(&self, task: Task, side: Option<Side>) {
+        self.0.set_side(task, side)
+    }
+    fn pending(&self, task: Task) -> bool {
+        self.0.pending(task)
+    }
+    fn set_pending(&self, task: Task) {
+        self.0.set_pending(task)
+    }
+    fn clear_pending(&self, task: Task) {
+        self.0.clear_pending(task)
+    }
+    fn take_pending(&self, task: Task) -> bool {
+        self.0.take_pending(task)
+    }
+    fn goal(&self) -> Option<Side> {
+        self.0.goal()
+    }
+    fn set_goal(&self, goal: Option<Side>) {
+        self.0.set_goal(goal)
+    }
+}
+
+impl View<'_> {
+    fn w(&self) -> std::cell::Ref<'_, World> {
+        self.0.tick();
+        self.0.w()
+    }
+    fn m(&self) -> std::cell::RefMut<'_, World> {
+        self.0.tick();
+        self.0.m()
+    }
+}
+
+type Items<T> = std::vec::IntoIter<T>;
+
+impl Platform for View<'_> {
+    type Patch = Patch;
+    type Object = Object;
+    type Module = Module;
+    type State = State;
+    type Patches = Items<Patch>;
+    type Objects = Items<Object>;
+    type Funcs = Items<Func>;
+    type States = Items<State>;
+    const LIVE_STATES: bool = true;
+
+    fn scope(&self, p: Patch) -> Scope {
+        self.w().patches[p.0].scope
+    }
+    fn enabled(&self, p: Patch) -> bool {
+        self.w().patches[p.0].enabled
+    }
+    fn set_enabled(&self, p: Patch, on: bool) {
+        self.m().patches[p.0].enabled = on;
+    }
+    fn set_forced(&self, p: Patch) {
+        self.m().patches[p.0].forced = true;
+    }
+    fn patches(&self) -> Items<Patch> {
+        self.w().list.clone().into_iter()
+    }
+    fn link(&self, p: Patch) {
+        self.m().list.push(p);
+    }
+    fn unlink(&self, p: Patch) {
+        self.m().list.retain(|&listed| listed != p);
+    }
+    fn hold(&self, p: Patch) -> bool {
+        self.m().patches[p.0].life = Life::Held;
+        true
+    }
+    fn adopt(&self, _: Patch) {}
+    fn show_patch(&self, _: Patch) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn objects(&self, p: Patch) -> Items<Object> {
+        self.w().patches[p.0].objects.clone().into_iter()
+    }
+    fn finish_later(&self, p: Patch) {
+        self.m().patches[p.0].life = Life::LettingGo;
+    }
+
+    fn funcs(&self, o: Object) -> Items<Func> {
+        self.w().object(o).funcs.clone().into_iter()
+    }
+    fn show_object(&self, _: Patch, _: Object) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn is_module(&self, o: Object) -> bool {
+        self.w().object(o).module.is_some()
+    }
+    fn same_object(&self, a: Object, b: Object) -> bool {
+        let world = self.w();
+        world.object(a).module == world.object(b).module
+    }
+    fn is_about(&self, o: Object, module: Module) -> bool {
+        self.w().object(o).module == Some(module)
+    }
+    fn module(&self, o: Object) -> Option<Module> {
+        let world = self.w();
+        world.object(o).module.filter(|_| world.object(o).tied)
+    }
+    fn set_module(&self, o: Object, module: Option<Module>) {
+        self.m().object_mut(o).tied = module.is_some();
+    }
+    fn find_module(&self, o: Object) -> Option<Module> {
+        let world = self.w();
+        world.object(o).module.filter(|m| world.modules[m.0].alive)
+    }
+    fn set_alive(&self, module: Module, alive: bool) {
+        self.m().modules[module.0].alive = alive;
+    }
+    fn patched(&self, o: Object) -> bool {
+        self.w().object(o).patched
+    }
+    fn set_patched(&self, o: Object, on: bool) {
+        self.m().object_mut(o).patched = on;
+    }
+    fn is_dynamic(&self, o: Object) -> bool {
+        self.w().object(o).dynamic
+    }
+    fn call(&self, o: Object, hook: Hook) -> Result<(), Errno> {
+        let world = self.w();
+        // Whatever is called must be there to be called, and set up unless it is the call that does that.
+        assert!(
+            world.object(o).module.is_none() || world.object(o).tied,
+            "a callback for an object that is not loaded"
+        );
+        assert_eq!(world.object(o).set_up, hook != Hook::PrePatch, "{hook:?} out of order");
+        let refuse = world.refuse;
+        drop(world);
+        if hook == Hook::PrePatch && refuse {
+            self.m().refuse = false;
+            return Err(Errno(5));
+        }
+        Ok(())
+    }
+    fn is_set_up(&self, o: Object) -> bool {
+        self.w().object(o).set_up
+    }
+    fn set_set_up(&self, o: Object, on: bool) {
+        self.m().object_mut(o).set_up = on;
+    }
+    fn write_relocs(&self, _: Patch, o: Object) -> Result<(), Errno> {
+        assert!(!self.w().object(o).relocated, "relocations are written twice");
+        self.m().object_mut(o).relocated = true;
+        Ok(())
+    }
+    fn clear_relocs(&self, _: Patch, o: Object) {
+        self.m().object_mut(o).relocated = false;
+    }
+    fn new_object(&self, p: Patch, like: Object) -> Result<Object, Errno> {
+        let module = self.w().object(like).module;
+        Ok(self.m().add_object(p, module, true))
+    }
+    fn drop_object(&self, o: Object) {
+        let mut world = self.m();
+        let patch = world.object(o).patch;
+        world.patches[patch.0].objects.retain(|&other| other != o);
+        if world.object(o).dynamic {
+            world.objects[o.0] = None;
+        }
+    }
+
+    fn show_func(&self, _: Object, f: Func) -> Result<(), Errno> {
+        let mut world = self.m();
+        world.func_mut(f).applied = false;
+        world.func_mut(f).transition = false;
+        Ok(())
+    }
+    fn same_name(&self, a: Func, b: Func) -> bool {
+        let world = self.w();
+        world.func(a).name == world.func(b).name
+    }
+    fn position(&self, _: Func) -> usize {
+        0
+    }
+    fn resolve(&self, _: Object, f: Func) -> Result<(), Errno> {
+        self.m().func_mut(f).resolved = true;
+        Ok(())
+    }
+    fn forget(&self, f: Func) {
+        assert!(!self.w().func(f).applied, "an applied function is forgotten");
+        self.m().func_mut(f).resolved = false;
+    }
+    fn old_span(&self, f: Func) -> Span {
+        original(self.w().func(f).name)
+    }
+    fn new_span(&self, f: Func) -> Span {
+        let world = self.w();
+        if world.func(f).nop {
+            original(world.func(f).name)
+        } else {
+            replacement(f)
+        }
+    }
+    fn applied(&self, f: Func) -> bool {
+        self.w().func(f).applied
+    }
+    fn set_applied(&self, f: Func, on: bool) {
+        self.m().func_mut(f).applied = on;
+    }
+    fn set_transition(&self, f: Func, on: bool) {
+        self.m().func_mut(f).transition = on;
+    }
+    fn find_stack(&self, f: Func) -> Option<Stack> {
+        let world = self.w();
+        assert!(world.func(f).resolved, "a stack is looked for without an address");
+        let name = world.func(f).name;
+        world.stacks[name].as_ref().map(|_| Stack(name))
+    }
+    fn open_stack(&self, f: Func) -> Result<(), Errno> {
+        let mut world = self.m();
+        let name = world.func(f).name;
+        assert!(world.stacks[name].replace(vec![f]).is_none(), "two stacks for one function");
+        Ok(())
+    }
+    fn close_stack(&self, stack: Stack, f: Func) {
+        assert_eq!(self.m().stacks[stack.0].take(), Some(vec![f]), "a stack is closed that holds something else");
+    }
+    fn push(&self, stack: Stack, f: Func) {
+        self.m().stacks[stack.0].as_mut().expect("a stack that is open").insert(0, f);
+    }
+    fn remove(&self, stack: Stack, f: Func) {
+        let mut world = self.m();
+        world.stacks[stack.0].as_mut().expect("a stack that is open").retain(|&other| other != f);
+        assert_ne!(world.stacks[stack.0], Some(vec![]), "an empty stack is left open");
+        world.hazard.push(f);
+    }
+    fn new_nop(&self, o: Object, like: Func) -> Result<(), Errno> {
+        let name = self.w().func(like).name;
+        self.m().add_func(o, name, true);
+        Ok(())
+    }
+    fn drop_func(&self, f: Func) {
+        let mut world = self.m();
+        let object = world.func(f).object;
+        world.object_mut(object).funcs.retain(|&other| other != f);
+        if world.func(f).nop {
+            world.free_func(f);
+        }
+    }
+
+    fn states(&self, p: Patch) -> Items<State> {
+        (0..self.w().patches[p.0].states.len()).map(|i| State(p.0, i)).collect::<Vec<_>>().into_iter()
+    }
+    fn state_id(&self, s: State) -> u64 {
+        self.w().patches[s.0].states[s.1].0
+    }
+    fn state_version(&self, s: State) -> u32 {
+        self.w().patches[s.0].states[s.1].1
+    }
+    fn can_go(&self, _: State) -> bool {
+        true
+    }
+    fn owned(&self, s: State) -> bool {
+        self.w().patches[s.0].states[s.1].2
+    }
+    fn set_owned(&self, s: State, on: bool) {
+        self.m().patches[s.0].states[s.1].2 = on;
+    }
+    fn call_state(&self, _: Patch, s: State, hook: Hook) -> Result<(), Errno> {
+        let id = self.state_id(s);
+        match hook {
+            Hook::PrePatch => self.m().count_state(id, 1),
+            Hook::PostUnpatch => self.m().count_state(id, -1),
+            _ => assert!(self.w().lives.contains(&(id, 1)), "{hook:?} of a state that is not there"),
+        }
+        Ok(())
+    }
+    fn drop_shadows(&self, _: State) {}
+
+    fn each_task(&self, f: &mut dyn FnMut(Task)) {
+        self.0.no_forks.set(true);
+        let tasks = self.w().tasks.len();
+        for i in 0..tasks {
+            let visit = {
+                let task = &self.w().tasks[i];
+                task.alive && !task.idle
+            };
+            if visit {
+                f(Task(i));
+            }
+        }
+        self.0.no_forks.set(false);
+    }
+    fn visit_tasks(&self, f: &mut dyn FnMut(Task)) {
+        let mut i = 0;
+        while i < self.w().tasks.len() {
+            let visit = self.0.w().tasks[i].alive && !self.0.w().tasks[i].idle;
+            if visit {
+                f(Task(i));
+            }
+            i += 1;
+        }
+    }
+    fn each_idle(&self, f: &mut dyn FnMut(Idle<Task>)) {
+        let tasks = self.w().tasks.len();
+        for i in 0..tasks {
+            let (idle, online) = (self.w().tasks[i].idle, self.0.w().tasks[i].online);
+            if idle {
+                f(Idle { task: Task(i), cpu: i as u32, online });
+            }
+        }
+    }
+    fn inspect(&self, task: Task, f: &mut dyn FnMut(&[usize]) -> Result<(), Stuck<Func>>) -> Result<(), Stuck<Func>> {
+        if self.0.no_forks.get() {
+            self.0.looks_under_lock.set(self.0.looks_under_lock.get() + 1);
+        }
+        let before = self.0.frozen.replace(Some(task));
+        let frames = self.0.w().tasks[task.0].frames.clone();
+        let result = f(&frames);
+        self.0.frozen.set(before);
+        result
+    }
+    fn reliable_stacks(&self) -> bool {
+        true
+    }
+    fn nudge(&self, _: Task) {}
+    fn nudge_idle(&self, _: u32) {}
+    fn set_sched_hook(&self, on: bool) {
+        self.m().hook = on;
+    }
+    fn write_barrier(&self) {}
+    fn read_barrier(&self) {}
+    fn sync(&self) {
+        self.m().hazard.clear();
+    }
+    fn retry_later(&self) {
+        self.m().retry = true;
+    }
+    fn reserve_ranges(&self, n: usize) -> Result<(), Errno> {
+        let room = self.w().room.max(n);
+        self.m().room = room;
+        Ok(())
+    }
+    fn publish_ranges(&self, fill: &mut dyn FnMut(&mut [Unsafe<Func>]) -> RangeTable) {
+        let nobody = Unsafe { span: Span { start: 0, end: 0 }, reach: 0, func: Func(usize::MAX) };
+        let mut room = vec![nobody; self.w().room];
+        match fill(&mut room) {
+            RangeTable::Entries(n) => {
+                self.m().table = room[..n].iter().map(|e| (e.span.start, e.span.end, e.func)).collect();
+            }
+            RangeTable::Unknown => panic!("no room for the ranges"),
+        }
+    }
+    fn read_ranges<R>(&self, f: impl FnOnce(Option<&[Unsafe<Func>]>) -> R) -> R {
+        let mut reach = 0;
+        let table: Vec<_> = self
+            .0
+            .w()
+            .table
+            .iter()
+            .map(|&(start, end, func)| {
+                reach = reach.max(end);
+                Unsafe { span: Span { start, end }, reach, func }
+            })
+            .collect();
+        f(Some(&table))
+    }
+    fn log(&self, _: Event<Self>) {
+        self.0.events.set(self.0.events.get() + 1);
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the log says.
+//!
+//! In: events of the engine. Out: lines, worded as the kernel's selftests and its users' tools know them. The chatter of a
+//! transition is dynamic debug, whose sites only C can have.
+
+use super::engine::{Event, Side, Stuck};
+use super::handles::Task;
+use super::Kernel;
+use kernel::bindings;
+use kernel::prelude::*;
+
+fn doing(side: Side) -> &'static str {
+    match side {
+        Side::New => "patching",
+        Side::Old => "unpatching",
+    }
+}
+
+fn debug(site: bindings::klp_glue_site, patch: super::handles::Patch, side: Side) {
+    // SAFETY: a zero-terminated string.
+    unsafe { bindings::klp_glue_debug(site, patch.name().as_char_ptr(), side == Side::New) };
+}
+
+/// Splits a reason into what C prints of it: kind, function, error.
+pub(crate) fn reason(
+    why: Stuck<super::handles::Func>,
+) -> (bindings::klp_glue_stuck, *const c_char, c_int) {
+    match why {
+        Stuck::Running => (bindings::klp_glue_stuck_KLP_STUCK_RUNNING, core::ptr::null(), 0),
+        Stuck::Unreliable => (bindings::klp_glue_stuck_KLP_STUCK_UNRELIABLE, core::ptr::null(), 0),
+        Stuck::On(func) => (bindings::klp_glue_stuck_KLP_STUCK_SLEEPING, func.name().as_char_ptr(), 0),
+        Stuck::Unknown(e) => (bindings::klp_glue_stuck_KLP_STUCK_UNKNOWN, core::ptr::null(), e.0.wrapping_neg()),
+    }
+}
+
+fn stuck(task: Task, why: Stuck<super::handles::Func>) {
+    let (kind, func, error) = reason(why);
+    // SAFETY: the task is alive for the call, the name is zero-terminated or null.
+    unsafe { bindings::klp_glue_debug_stuck(task.ptr(), kind, func, error) };
+}
+
+pub(crate) fn log(event: Event<Kernel>) {
+    match event {
+        Event::Incompatible(patch) => pr_err!(
+            "Livepatch patch ({}) is not compatible with the already installed livepatches.\n",
+            patch.name()
+        ),
+        Event::FunctionConflict { new, old, object, func } => {
+            // SAFETY: handles.
+            let position = unsafe { (*func.ptr()).old_sympos }.max(1);
+            pr_err!(
+                "patch '{}' (set {}) modifies function '{},{}' of '{}', which patch '{}' (set {}) modifies\n",
+                new.name(),
+                super::platform::set(new),
+                func.name(),
+                position,
+                object.name(),
+                old.name(),
+                super::platform::set(old)
+            )
+        }
+        Event::StateConflict { new, old, state } => {
+            // SAFETY: handles.
+            let id = unsafe { (*state.ptr()).id };
+            pr_err!(
+                "patch '{}' (set {}) has state {}, which patch '{}' (set {}) has\n",
+                new.name(),
+                super::platform::set(new),
+                id,
+                old.name(),
+                super::platform::set(old)
+            )
+        }
+        Event::StateTooOld { new, old, state } => {
+            if cfg!(CONFIG_LIVEPATCH_REPLACE_SET) {
+                // SAFETY: handles.
+                let id = unsafe { (*state.ptr()).id };
+                pr_err!("patch '{}' cannot take over state {} of patch '{}'\n", new.name(), id, old.name())
+            }
+        }
+        Event::Enabling(patch) => pr_notice!("enabling patch '{}'\n", patch.name()),
+        Event::Preparing(patch, side) => debug(bindings::klp_glue_site_KLP_SITE_INITIALIZING, patch, side),
+        Event::Starting(patch, side) => {
+            super::sysfs::transition_started();
+            pr_notice!("'{}': starting {} transition\n", patch.name(), doing(side))
+        }
+        Event::Completing(patch, side) => debug(bindings::klp_glue_site_KLP_SITE_COMPLETING, patch, side),
+        Event::Complete(patch, side) => pr_notice!("'{}': {} complete\n", patch.name(), doing(side)),
+        Event::Canceling(patch) => debug(bindings::klp_glue_site_KLP_SITE_CANCELING, patch, Side::New),
+        Event::Reversing(patch, side) => debug(bindings::klp_glue_site_KLP_SITE_REVERSING, patch, side),
+        Event::Signaling => pr_notice!("signaling remaining tasks\n"),
+        Event::Forcing => pr_warn!("forcing remaining tasks to the patched state\n"),
+        Event::Stuck(task, why) => stuck(task, why),
+        Event::PrePatchFailed(object) => {
+            pr_warn!("pre-patch callback failed for object '{}'\n", object.name())
+        }
+        Event::StatePrePatchFailed(patch, state, error) => {
+            // SAFETY: handles.
+            let id = unsafe { (*state.ptr()).id };
+            pr_warn!("pre-patch callback failed for state {} of patch '{}' (-{})\n", id, patch.name(), error.0)
+        }
+        Event::ApplyFailed(object) => pr_warn!("failed to patch object '{}'\n", object.name()),
+        Event::EnableFailed(patch) => pr_warn!("failed to enable patch '{}'\n", patch.name()),
+        Event::ModuleInitFailed(patch, module, error) => pr_warn!(
+            "failed to initialize patch '{}' for module '{}' (-{})\n",
+            patch.name(),
+            module.name(),
+            error.0
+        ),
+        Event::ModuleApplying(patch, module) => {
+            pr_notice!("applying patch '{}' to loading module '{}'\n", patch.name(), module.name())
+        }
+        Event::ModuleApplyFailed(patch, module, error) => pr_warn!(
+            "failed to apply patch '{}' to module '{}' (-{})\n",
+            patch.name(),
+            module.name(),
+            error.0
+        ),
+        Event::ModuleRefused(patch, module) => pr_warn!(
+            "patch '{}' failed for module '{}', refusing to load module '{}'\n",
+            patch.name(),
+            module.name(),
+            module.name()
+        ),
+        Event::ModuleReverting(patch, module) => {
+            pr_notice!("reverting patch '{}' on unloading module '{}'\n", patch.name(), module.name())
+        }
+    }
+}

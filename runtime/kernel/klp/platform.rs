@@ -1,0 +1,711 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! This kernel, method by method.
+//!
+//! In: what the engine asks for. Out: the kernel's primitives. No decision is made here. Hard because each method has its
+//! own context; `klp.rs` has the rules the SAFETY lines name.
+
+use super::engine::{Errno, Event, Hook, Idle, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
+use super::handles::{
+    each_static_func, each_static_object, Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States,
+    Task,
+};
+use super::{hot, messages, ranges, symbols, Kernel};
+use core::cell::UnsafeCell;
+use kernel::bindings;
+use kernel::prelude::*;
+
+const BUCKETS: usize = 256;
+
+/// The stacks, by the address of the function they redirect.
+struct Stacks(UnsafeCell<[*mut bindings::klp_stack; BUCKETS]>);
+
+// SAFETY: lock.
+unsafe impl Sync for Stacks {}
+
+static STACKS: Stacks = Stacks(UnsafeCell::new([core::ptr::null_mut(); BUCKETS]));
+
+/// The link that points to the stack of the function at `address`, or the null one at the end of its bucket.
+fn stack_link(address: *mut c_void) -> *mut *mut bindings::klp_stack {
+    // Functions are 16-byte aligned; addresses close together should not share a bucket.
+    let index = (address as usize >> 4) % BUCKETS;
+    // SAFETY: lock; the index is within the array, and links are followed while they lead to live stacks.
+    unsafe {
+        let mut link = (*STACKS.0.get()).as_mut_ptr().add(index);
+        while !(*link).is_null() && (**link).old_func != address {
+            link = &raw mut (**link).next;
+        }
+        link
+    }
+}
+
+fn old_func(func: Func) -> *mut c_void {
+    // SAFETY: handles; lock.
+    unsafe { (*func.ptr()).old_func }
+}
+
+/// An error number of C, 0 or negative, as a result.
+pub(crate) fn check(ret: c_int) -> Result<(), Errno> {
+    match ret {
+        0 => Ok(()),
+        error => Err(Errno(error.wrapping_neg())),
+    }
+}
+
+/// The set of a patch, for the log.
+pub(crate) fn set(patch: Patch) -> u32 {
+    match Kernel.scope(patch) {
+        Scope::Set(set) => set,
+        _ => 0,
+    }
+}
+
+fn node_func(func: Func) -> *mut bindings::list_head {
+    // SAFETY: handles.
+    unsafe { &raw mut (*func.ptr()).stack_node }
+}
+
+/// Links an object that was just made known to C into its patch.
+fn init_object(patch: Patch, object: Object) {
+    // SAFETY: handles; lock.
+    unsafe {
+        bindings::klp_glue_init_object(object.ptr());
+        bindings::list_add_tail(&raw mut (*object.ptr()).node, &raw mut (*patch.ptr()).obj_list);
+    }
+}
+
+fn init_func(object: Object, func: Func) {
+    // SAFETY: handles; lock.
+    unsafe {
+        bindings::klp_glue_init_func(func.ptr());
+        bindings::list_add_tail(&raw mut (*func.ptr()).node, &raw mut (*object.ptr()).func_list);
+    }
+}
+
+fn duplicate(string: *const c_char) -> Result<*const c_char, Errno> {
+    // SAFETY: a zero-terminated string.
+    let copy = unsafe { bindings::kstrdup(string, bindings::GFP_KERNEL) };
+    if copy.is_null() {
+        return Err(Errno::NOMEM);
+    }
+    Ok(copy)
+}
+
+/// C calls back with the closure that `arg` points to.
+unsafe extern "C" fn call_task(task: *mut bindings::task_struct, arg: *mut c_void) {
+    // SAFETY: `arg` is what `each_task` passed; it waits for the walk.
+    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Task)>() };
+    if let Some(task) = Task::new(task) {
+        f(task);
+    }
+}
+
+/// The same for idle tasks.
+unsafe extern "C" fn call_idle(task: *mut bindings::task_struct, cpu: c_uint, online: bool, arg: *mut c_void) {
+    // SAFETY: `arg` is what `each_idle` passed; it waits for the walk.
+    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Idle<Task>)>() };
+    if let Some(task) = Task::new(task) {
+        f(Idle { task, cpu, online });
+    }
+}
+
+type Check<'a> = &'a mut dyn FnMut(&[usize]) -> Result<(), Stuck<Func>>;
+
+struct Inspection<'a> {
+    check: Check<'a>,
+    outcome: Result<(), Stuck<Func>>,
+}
+
+/// Looks at a stack while its task cannot run.
+unsafe extern "C" fn call_inspect(task: *mut bindings::task_struct, arg: *mut c_void) -> c_int {
+    // SAFETY: `arg` is what `inspect` passed; it waits for the call.
+    let inspection = unsafe { &mut *arg.cast::<Inspection<'_>>() };
+    inspection.outcome = look(task, inspection.check);
+    0
+}
+
+fn look(task: *mut bindings::task_struct, check: Check<'_>) -> Result<(), Stuck<Func>> {
+    // SAFETY: the task is alive for the call; preemption is off, so the buffer is ours.
+    let (buffer, depth) = unsafe {
+        if task != bindings::get_current() && bindings::task_curr(task) != 0 {
+            return Err(Stuck::Running);
+        }
+        let buffer = bindings::klp_glue_stack_buffer();
+        (buffer, bindings::stack_trace_save_tsk_reliable(task, buffer, bindings::KLP_GLUE_STACK_ENTRIES))
+    };
+    let depth = usize::try_from(depth).map_err(|_| Stuck::Unreliable)?;
+    // SAFETY: so many entries have been written.
+    check(unsafe { core::slice::from_raw_parts(buffer.cast(), depth) })
+}
+
+impl Platform for Kernel {
+    type Patch = Patch;
+    type Object = Object;
+    type Module = Module;
+    type State = State;
+    type Patches = Patches;
+    type Objects = Objects;
+    type Funcs = Funcs;
+    type States = States;
+
+    const LIVE_STATES: bool = cfg!(CONFIG_LIVEPATCH_REPLACE_SET);
+
+    fn scope(&self, patch: Patch) -> Scope {
+        #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+        // SAFETY: handles.
+        return Scope::Set(unsafe { (*patch.ptr()).replace_set });
+        #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+        // SAFETY: handles.
+        match unsafe { (*patch.ptr()).replace } {
+            true => Scope::Everything,
+            false => Scope::Nothing,
+        }
+    }
+
+    fn enabled(&self, patch: Patch) -> bool {
+        // SAFETY: handles; lock.
+        unsafe { (*patch.ptr()).enabled }
+    }
+
+    fn set_enabled(&self, patch: Patch, on: bool) {
+        // SAFETY: handles; lock.
+        unsafe { (*patch.ptr()).enabled = on }
+    }
+
+    fn set_forced(&self, patch: Patch) {
+        // SAFETY: handles; lock.
+        unsafe { (*patch.ptr()).forced = true }
+    }
+
+    fn patches(&self) -> Patches {
+        Patches::new(symbols::patches())
+    }
+
+    fn link(&self, patch: Patch) {
+        // SAFETY: handles; lock.
+        unsafe { bindings::list_add_tail(&raw mut (*patch.ptr()).list, symbols::patches()) }
+    }
+
+    fn unlink(&self, patch: Patch) {
+        // SAFETY: handles; lock. An entry that is on no list is a list of its own.
+        unsafe { bindings::klp_glue_list_del(&raw mut (*patch.ptr()).list) }
+    }
+
+    fn hold(&self, patch: Patch) -> bool {
+        // SAFETY: the module is running its init function.
+        unsafe { bindings::try_module_get(patch.module()) }
+    }
+
+    fn adopt(&self, patch: Patch) {
+        // SAFETY: handles; lock.
+        unsafe {
+            bindings::klp_glue_init_patch(patch.ptr());
+            (*patch.ptr()).enabled = false;
+            (*patch.ptr()).forced = false;
+        }
+        each_static_object(patch, |object| {
+            init_object(patch, object);
+            each_static_func(object, |func| init_func(object, func));
+        });
+    }
+
+    fn show_patch(&self, patch: Patch) -> Result<(), Errno> {
+        // SAFETY: the kobject is initialised; the root is there since boot.
+        check(unsafe {
+            bindings::kobject_add(
+                &raw mut (*patch.ptr()).kobj,
+                bindings::klp_root_kobj,
+                c"%s".as_char_ptr(),
+                patch.name().as_char_ptr(),
+            )
+        })
+    }
+
+    fn objects(&self, patch: Patch) -> Objects {
+        // SAFETY: handles.
+        Objects::new(unsafe { &raw const (*patch.ptr()).obj_list })
+    }
+
+    fn finish_later(&self, patch: Patch) {
+        // SAFETY: handles; the work was initialised by `adopt`.
+        unsafe { bindings::klp_glue_finish_later(patch.ptr()) }
+    }
+
+    fn funcs(&self, object: Object) -> Funcs {
+        // SAFETY: handles.
+        Funcs::new(unsafe { &raw const (*object.ptr()).func_list })
+    }
+
+    fn show_object(&self, patch: Patch, object: Object) -> Result<(), Errno> {
+        if object.module_name().is_some_and(|name| name.count_bytes() >= symbols::MODULE_NAME_LEN) {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the kobjects are initialised, the parent is shown.
+        check(unsafe {
+            bindings::kobject_add(
+                &raw mut (*object.ptr()).kobj,
+                &raw mut (*patch.ptr()).kobj,
+                c"%s".as_char_ptr(),
+                object.name().as_char_ptr(),
+            )
+        })
+    }
+
+    fn is_module(&self, object: Object) -> bool {
+        object.module_name().is_some()
+    }
+
+    fn same_object(&self, a: Object, b: Object) -> bool {
+        a.module_name() == b.module_name()
+    }
+
+    fn is_about(&self, object: Object, module: Module) -> bool {
+        object.module_name() == Some(module.name())
+    }
+
+    fn module(&self, object: Object) -> Option<Module> {
+        // SAFETY: handles; lock.
+        Module::new(unsafe { (*object.ptr()).mod_ })
+    }
+
+    fn set_module(&self, object: Object, module: Option<Module>) {
+        // SAFETY: handles; lock.
+        unsafe { (*object.ptr()).mod_ = module.map_or(core::ptr::null_mut(), Module::ptr) }
+    }
+
+    fn find_module(&self, object: Object) -> Option<Module> {
+        let name = object.module_name()?;
+        let _guard = kernel::sync::rcu::read_lock();
+        // SAFETY: RCU keeps the module while it is looked at. After that it is kept by module_going(), which takes the
+        // lock and comes before the module is freed; `klp_alive` says that it has not come yet.
+        let module = Module::new(unsafe { bindings::find_module(name.as_char_ptr()) })?;
+        // SAFETY: as above.
+        unsafe { (*module.ptr()).klp_alive }.then_some(module)
+    }
+
+    fn set_alive(&self, module: Module, alive: bool) {
+        // SAFETY: handles; lock.
+        unsafe { (*module.ptr()).klp_alive = alive }
+    }
+
+    fn patched(&self, object: Object) -> bool {
+        // SAFETY: handles; lock.
+        unsafe { (*object.ptr()).patched }
+    }
+
+    fn set_patched(&self, object: Object, on: bool) {
+        // SAFETY: handles; lock. sysfs reads it any time, one byte.
+        unsafe { (&raw mut (*object.ptr()).patched).write_volatile(on) }
+    }
+
+    fn is_dynamic(&self, object: Object) -> bool {
+        // SAFETY: handles.
+        unsafe { (*object.ptr()).dynamic }
+    }
+
+    fn call(&self, object: Object, hook: Hook) -> Result<(), Errno> {
+        let ptr = object.ptr();
+        // SAFETY: handles; the callbacks are functions of the patch's module, or null.
+        unsafe {
+            let callbacks = &raw const (*ptr).callbacks;
+            let void = match hook {
+                Hook::PrePatch => return (*callbacks).pre_patch.map_or(Ok(()), |f| check(f(ptr))),
+                Hook::PostPatch => (*callbacks).post_patch,
+                Hook::PreUnpatch => (*callbacks).pre_unpatch,
+                Hook::PostUnpatch => (*callbacks).post_unpatch,
+            };
+            if let Some(f) = void {
+                f(ptr);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_set_up(&self, object: Object) -> bool {
+        // SAFETY: handles; lock.
+        unsafe { (*object.ptr()).callbacks.post_unpatch_enabled }
+    }
+
+    fn set_set_up(&self, object: Object, on: bool) {
+        // SAFETY: handles; lock.
+        unsafe { (*object.ptr()).callbacks.post_unpatch_enabled = on }
+    }
+
+    fn write_relocs(&self, patch: Patch, object: Object) -> Result<(), Errno> {
+        symbols::write_relocs(patch, object)
+    }
+
+    fn clear_relocs(&self, patch: Patch, object: Object) {
+        symbols::clear_relocs(patch, object);
+    }
+
+    fn new_object(&self, patch: Patch, like: Object) -> Result<Object, Errno> {
+        let name = match like.module_name() {
+            Some(name) => duplicate(name.as_char_ptr())?,
+            None => core::ptr::null(),
+        };
+        // SAFETY: zeroed memory is a valid object; it is freed by its release function, or here.
+        unsafe {
+            let ptr = bindings::klp_glue_zalloc(size_of::<bindings::klp_object>()).cast();
+            let Some(object) = Object::new(ptr) else {
+                bindings::kfree(name.cast());
+                return Err(Errno::NOMEM);
+            };
+            (*ptr).name = name;
+            (*ptr).dynamic = true;
+            init_object(patch, object);
+            Ok(object)
+        }
+    }
+
+    fn drop_object(&self, object: Object) {
+        // SAFETY: handles; this is the end of this one.
+        unsafe {
+            bindings::klp_glue_list_del(&raw mut (*object.ptr()).node);
+            bindings::kobject_put(&raw mut (*object.ptr()).kobj);
+        }
+    }
+
+    fn show_func(&self, object: Object, func: Func) -> Result<(), Errno> {
+        // SAFETY: handles; lock; the kobjects are initialised, the parent is shown.
+        unsafe {
+            let ptr = func.ptr();
+            if ((*ptr).new_func.is_null() && !(*ptr).nop) || func.name().count_bytes() >= symbols::KSYM_NAME_LEN {
+                return Err(Errno::INVAL);
+            }
+            (*ptr).patched = false;
+            hot::set_transition(func, false);
+            check(bindings::kobject_add(
+                &raw mut (*ptr).kobj,
+                &raw mut (*object.ptr()).kobj,
+                c"%s,%lu".as_char_ptr(),
+                (*ptr).old_name,
+                (*ptr).old_sympos.max(1),
+            ))
+        }
+    }
+
+    fn same_name(&self, a: Func, b: Func) -> bool {
+        a.name() == b.name()
+    }
+
+    fn position(&self, func: Func) -> usize {
+        // SAFETY: handles.
+        unsafe { (*func.ptr()).old_sympos as usize }
+    }
+
+    fn resolve(&self, object: Object, func: Func) -> Result<(), Errno> {
+        symbols::resolve(object, func)
+    }
+
+    fn forget(&self, func: Func) {
+        // SAFETY: handles; lock; the function is on no stack.
+        unsafe {
+            (*func.ptr()).old_func = core::ptr::null_mut();
+            if (*func.ptr()).nop {
+                (*func.ptr()).new_func = core::ptr::null_mut();
+            }
+        }
+    }
+
+    fn old_span(&self, func: Func) -> Span {
+        // SAFETY: handles; lock.
+        let (start, size) = unsafe { ((*func.ptr()).old_func as usize, (*func.ptr()).old_size as usize) };
+        Span { start, end: start.wrapping_add(size) }
+    }
+
+    fn new_span(&self, func: Func) -> Span {
+        // SAFETY: handles; lock.
+        let (start, size) = unsafe { ((*func.ptr()).new_func as usize, (*func.ptr()).new_size as usize) };
+        Span { start, end: start.wrapping_add(size) }
+    }
+
+    fn applied(&self, func: Func) -> bool {
+        // SAFETY: handles; lock.
+        unsafe { (*func.ptr()).patched }
+    }
+
+    fn set_applied(&self, func: Func, on: bool) {
+        // SAFETY: handles; lock.
+        unsafe { (*func.ptr()).patched = on }
+    }
+
+    fn set_transition(&self, func: Func, on: bool) {
+        hot::set_transition(func, on);
+    }
+
+    fn find_stack(&self, func: Func) -> Option<Stack> {
+        // SAFETY: the link is live; lock.
+        Stack::new(unsafe { *stack_link(old_func(func)) })
+    }
+
+    fn open_stack(&self, func: Func) -> Result<(), Errno> {
+        let address = old_func(func);
+        // SAFETY: any address may be asked for.
+        let location = unsafe { bindings::ftrace_location(address as usize) };
+        if address.is_null() || location == 0 {
+            pr_err!("failed to find location for function '{}'\n", func.name());
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the new stack is ours until it is registered, and again when that fails; handlers find `func` on it.
+        unsafe {
+            let stack = bindings::klp_glue_new_stack();
+            if stack.is_null() {
+                return Err(Errno::NOMEM);
+            }
+            (*stack).old_func = address;
+            bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack).funcs);
+            if let Err(error) = register(stack, location, func) {
+                bindings::klp_glue_list_del_rcu(node_func(func));
+                bindings::kfree(stack.cast());
+                return Err(error);
+            }
+            *stack_link(address) = stack;
+        }
+        Ok(())
+    }
+
+    fn close_stack(&self, stack: Stack, func: Func) {
+        let stack = stack.ptr();
+        // SAFETY: handles; lock. Unregistering waits for handlers, so nobody reads the stack after that.
+        unsafe {
+            let address = (*stack).old_func;
+            let fops = &raw mut (*stack).fops;
+            let location = bindings::ftrace_location(address as usize);
+            if bindings::unregister_ftrace_function(fops) != 0
+                || bindings::ftrace_set_filter_ip(fops, location, 1, 0) != 0
+            {
+                bindings::klp_glue_warn(c"a handler could not be unregistered".as_char_ptr());
+            }
+            bindings::klp_glue_list_del_rcu(node_func(func));
+            *stack_link(address) = (*stack).next;
+            bindings::kfree(stack.cast());
+        }
+    }
+
+    fn push(&self, stack: Stack, func: Func) {
+        // SAFETY: handles; lock.
+        unsafe { bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack.ptr()).funcs) }
+    }
+
+    fn remove(&self, _stack: Stack, func: Func) {
+        // SAFETY: handles; lock; the function is on this stack.
+        unsafe { bindings::klp_glue_list_del_rcu(node_func(func)) }
+    }
+
+    fn new_nop(&self, object: Object, like: Func) -> Result<(), Errno> {
+        let name = duplicate(like.name().as_char_ptr())?;
+        // SAFETY: zeroed memory is a valid function; it is freed by its release function, or here.
+        unsafe {
+            let ptr: *mut bindings::klp_func = bindings::klp_glue_zalloc(size_of::<bindings::klp_func>()).cast();
+            let Some(func) = Func::new(ptr) else {
+                bindings::kfree(name.cast());
+                return Err(Errno::NOMEM);
+            };
+            (*ptr).old_name = name;
+            (*ptr).old_sympos = (*like.ptr()).old_sympos;
+            (*ptr).nop = true;
+            init_func(object, func);
+        }
+        Ok(())
+    }
+
+    fn drop_func(&self, func: Func) {
+        // SAFETY: handles; this is the end of this one.
+        unsafe {
+            bindings::klp_glue_list_del(&raw mut (*func.ptr()).node);
+            bindings::kobject_put(&raw mut (*func.ptr()).kobj);
+        }
+    }
+
+    fn states(&self, patch: Patch) -> States {
+        States::new(patch)
+    }
+
+    fn state_id(&self, state: State) -> u64 {
+        // SAFETY: handles.
+        unsafe { (*state.ptr()).id as u64 }
+    }
+
+    fn state_version(&self, state: State) -> u32 {
+        // SAFETY: handles.
+        unsafe { (*state.ptr()).version }
+    }
+
+    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+    fn can_go(&self, _state: State) -> bool {
+        false
+    }
+    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+    fn owned(&self, _state: State) -> bool {
+        false
+    }
+    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+    fn set_owned(&self, _state: State, _on: bool) {}
+    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+    fn call_state(&self, _patch: Patch, _state: State, _hook: Hook) -> Result<(), Errno> {
+        Ok(())
+    }
+    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
+    fn drop_shadows(&self, _state: State) {}
+
+    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+    fn can_go(&self, state: State) -> bool {
+        // SAFETY: handles.
+        let (shadow, callbacks) = unsafe { ((*state.ptr()).is_shadow, (*state.ptr()).callbacks) };
+        shadow || callbacks.pre_unpatch.is_some() || callbacks.post_unpatch.is_some()
+    }
+    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+    fn owned(&self, state: State) -> bool {
+        // SAFETY: handles; lock.
+        unsafe { (*state.ptr()).owned }
+    }
+    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+    fn set_owned(&self, state: State, on: bool) {
+        // SAFETY: handles; lock.
+        unsafe { (*state.ptr()).owned = on }
+    }
+    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+    fn call_state(&self, patch: Patch, state: State, hook: Hook) -> Result<(), Errno> {
+        // SAFETY: handles; the callbacks are functions of the patch's module, or null.
+        unsafe {
+            let callbacks = &raw const (*state.ptr()).callbacks;
+            let void = match hook {
+                Hook::PrePatch => {
+                    return (*callbacks).pre_patch.map_or(Ok(()), |f| check(f(patch.ptr(), state.ptr())))
+                }
+                Hook::PostPatch => (*callbacks).post_patch,
+                Hook::PreUnpatch => (*callbacks).pre_unpatch,
+                Hook::PostUnpatch => (*callbacks).post_unpatch,
+            };
+            if let Some(f) = void {
+                f(patch.ptr(), state.ptr());
+            }
+        }
+        Ok(())
+    }
+    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
+    fn drop_shadows(&self, state: State) {
+        // SAFETY: handles; the destructor is a function of the patch's module, or null.
+        unsafe {
+            if (*state.ptr()).is_shadow {
+                super::shadow::klp_shadow_free_all((*state.ptr()).id, (*state.ptr()).callbacks.shadow_dtor);
+            }
+        }
+    }
+
+    fn each_task(&self, mut f: &mut dyn FnMut(Task)) {
+        // SAFETY: `call_task` gets what it expects, during this call only.
+        unsafe { bindings::klp_glue_each_task(Some(call_task), (&raw mut f).cast()) }
+    }
+
+    fn visit_tasks(&self, f: &mut dyn FnMut(Task)) {
+        let mut number = 1;
+        // SAFETY: each task is held until it is put.
+        while let Some(task) = Task::new(unsafe { bindings::klp_glue_next_task(&mut number) }) {
+            f(task);
+            // SAFETY: held by the line above.
+            unsafe { bindings::klp_glue_put_task(task.ptr()) };
+        }
+    }
+
+    fn each_idle(&self, mut f: &mut dyn FnMut(Idle<Task>)) {
+        // SAFETY: `call_idle` gets what it expects, during this call only.
+        unsafe { bindings::klp_glue_each_idle(Some(call_idle), (&raw mut f).cast()) }
+    }
+
+    fn inspect(&self, task: Task, check: Check<'_>) -> Result<(), Stuck<Func>> {
+        let mut inspection = Inspection { check, outcome: Err(Stuck::Unknown(Errno::INVAL)) };
+        let arg: *mut c_void = (&raw mut inspection).cast();
+        // SAFETY: `call_inspect` gets what it expects, during this call only; the task is alive.
+        unsafe {
+            if task.ptr() == bindings::get_current() {
+                bindings::klp_glue_preempt_disable();
+                call_inspect(task.ptr(), arg);
+                bindings::klp_glue_preempt_enable();
+            } else {
+                bindings::task_call_func(task.ptr(), Some(call_inspect), arg);
+            }
+        }
+        inspection.outcome
+    }
+
+    fn reliable_stacks(&self) -> bool {
+        // SAFETY: reads a constant.
+        unsafe { bindings::klp_glue_have_reliable_stack() }
+    }
+
+    fn nudge(&self, task: Task) {
+        // SAFETY: the task is alive for the call.
+        unsafe {
+            if bindings::klp_glue_task_is_kthread(task.ptr()) {
+                bindings::wake_up_state(task.ptr(), bindings::TASK_INTERRUPTIBLE);
+            } else {
+                bindings::klp_glue_set_notify_signal(task.ptr());
+            }
+        }
+    }
+
+    fn nudge_idle(&self, cpu: u32) {
+        // SAFETY: a possible processor.
+        unsafe { bindings::wake_up_if_idle(cpu as c_int) };
+    }
+
+    fn set_sched_hook(&self, on: bool) {
+        // SAFETY: may sleep here.
+        unsafe { bindings::klp_glue_sched_hook(on) }
+    }
+
+    fn write_barrier(&self) {
+        kernel::sync::barrier::smp_mb(kernel::sync::barrier::Write);
+    }
+
+    fn read_barrier(&self) {
+        kernel::sync::barrier::smp_mb(kernel::sync::barrier::Read);
+    }
+
+    fn sync(&self) {
+        // SAFETY: may sleep here.
+        unsafe { bindings::klp_glue_sync() };
+        ranges::synced();
+    }
+
+    fn retry_later(&self) {
+        // SAFETY: the work is a static.
+        unsafe { bindings::klp_glue_retry_later() }
+    }
+
+    fn reserve_ranges(&self, n: usize) -> Result<(), Errno> {
+        ranges::reserve(n)
+    }
+
+    fn publish_ranges(&self, fill: &mut dyn FnMut(&mut [Unsafe<Func>]) -> RangeTable) {
+        ranges::publish(fill, || self.sync());
+    }
+
+    fn read_ranges<R>(&self, f: impl FnOnce(Option<&[Unsafe<Func>]>) -> R) -> R {
+        ranges::read(f)
+    }
+
+    fn log(&self, event: Event<Self>) {
+        messages::log(event);
+    }
+}
+
+/// Starts redirecting the function at `location` to `stack`.
+///
+/// # Safety
+///
+/// The stack is complete and stays until it is unregistered.
+unsafe fn register(stack: *mut bindings::klp_stack, location: usize, func: Func) -> Result<(), Errno> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let fops = &raw mut (*stack).fops;
+        check(bindings::ftrace_set_filter_ip(fops, location, 0, 0)).inspect_err(|error| {
+            pr_err!("failed to set ftrace filter for function '{}' (-{})\n", func.name(), error.0)
+        })?;
+        check(bindings::register_ftrace_function(fops)).inspect_err(|error| {
+            pr_err!("failed to register ftrace handler for function '{}' (-{})\n", func.name(), error.0);
+            bindings::ftrace_set_filter_ip(fops, location, 1, 0);
+        })
+    }
+}

@@ -1,0 +1,165 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Transitions that are held up: reversed, forced, with modules that come and go; the other set does not notice.
+
+. $(dirname $0)/functions.sh
+. $(dirname $0)/set-functions.sh
+
+setup_config
+
+start_test "module loaded before and after"
+
+load_lp $B1
+load_mod $TARGET_MOD
+load_lp $TARGET
+check_sysfs_value $TARGET $TARGET_MOD/patched 1
+shows $TARGET_MOD $TARGET
+unload_mod $TARGET_MOD
+check_sysfs_value $TARGET $TARGET_MOD/patched 0
+load_mod $TARGET_MOD
+check_sysfs_value $TARGET $TARGET_MOD/patched 1
+shows $TARGET_MOD $TARGET
+shows meminfo $B1
+disable_lp $TARGET
+shows $TARGET_MOD original
+unload_lp $TARGET
+unload_mod $TARGET_MOD
+disable_lp $B1
+unload_lp $B1
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $TARGET_MOD)
+$TARGET_MOD: ${TARGET_MOD}_init
+$(insmod_line $TARGET)
+$(patching $TARGET)
+% rmmod $TARGET_MOD
+$TARGET_MOD: ${TARGET_MOD}_exit
+livepatch: reverting patch '$TARGET' on unloading module '$TARGET_MOD'
+$(insmod_line $TARGET_MOD)
+livepatch: applying patch '$TARGET' to loading module '$TARGET_MOD'
+$TARGET_MOD: ${TARGET_MOD}_init
+$(unpatching $TARGET)
+% rmmod $TARGET
+% rmmod $TARGET_MOD
+$TARGET_MOD: ${TARGET_MOD}_exit
+$(unpatching $B1)
+% rmmod $B1"
+
+
+start_test "reversed in the middle"
+
+load_lp $B1
+load_mod $BUSY_MOD block_transition=Y
+load_lp_nowait $BUSY
+loop_until 'grep -q '^1$' $SYSFS_KLP_DIR/$BUSY/transition' || die "no transition"
+grep -q "busymod_work_func" "$SYSFS_DEBUG_DIR/livepatch/blockers" || die "the blocking task is not listed"
+shows meminfo $B1
+disable_lp $BUSY
+unload_lp $BUSY
+unload_mod $BUSY_MOD
+shows loadavg original
+shows meminfo $B1
+disable_lp $B1
+unload_lp $B1
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $BUSY_MOD block_transition=Y)
+$BUSY_MOD: ${BUSY_MOD}_init
+$BUSY_MOD: busymod_work_func enter
+$(insmod_line $BUSY)
+livepatch: enabling patch '$BUSY'
+livepatch: '$BUSY': initializing patching transition
+livepatch: '$BUSY': starting patching transition
+% echo 0 > $SYSFS_KLP_DIR/$BUSY/enabled
+livepatch: '$BUSY': reversing transition from patching to unpatching
+livepatch: '$BUSY': starting unpatching transition
+livepatch: '$BUSY': completing unpatching transition
+livepatch: '$BUSY': unpatching complete
+% rmmod $BUSY
+% rmmod $BUSY_MOD
+$BUSY_MOD: busymod_work_func exit
+$BUSY_MOD: ${BUSY_MOD}_exit
+$(unpatching $B1)
+% rmmod $B1"
+
+
+start_test "another set has to wait"
+
+load_mod $BUSY_MOD block_transition=Y
+load_lp_nowait $BUSY
+load_failing_mod $B1
+disable_lp $BUSY
+unload_lp $BUSY
+unload_mod $BUSY_MOD
+
+check_result "$(insmod_line $BUSY_MOD block_transition=Y)
+$BUSY_MOD: ${BUSY_MOD}_init
+$BUSY_MOD: busymod_work_func enter
+$(insmod_line $BUSY)
+livepatch: enabling patch '$BUSY'
+livepatch: '$BUSY': initializing patching transition
+livepatch: '$BUSY': starting patching transition
+$(insmod_line $B1)
+insmod: ERROR: could not insert module test_modules/$B1.ko: Device or resource busy
+% echo 0 > $SYSFS_KLP_DIR/$BUSY/enabled
+livepatch: '$BUSY': reversing transition from patching to unpatching
+livepatch: '$BUSY': starting unpatching transition
+livepatch: '$BUSY': completing unpatching transition
+livepatch: '$BUSY': unpatching complete
+% rmmod $BUSY
+% rmmod $BUSY_MOD
+$BUSY_MOD: busymod_work_func exit
+$BUSY_MOD: ${BUSY_MOD}_exit"
+
+
+start_test "forced: the replaced patch stays for ever, the new one and the other set do not"
+
+load_lp $B1
+load_lp $PINNED
+load_mod $BUSY_MOD block_transition=Y
+load_lp_nowait $BUSY
+log "% echo 1 > $SYSFS_KLP_DIR/$BUSY/force"
+echo 1 > "$SYSFS_KLP_DIR/$BUSY/force"
+loop_until 'grep -q '^0$' $SYSFS_KLP_DIR/$BUSY/transition' || die "force did not end the transition"
+loop_until '[[ ! -e "$SYSFS_KLP_DIR/$PINNED" ]]' || die "$PINNED was not replaced"
+shows meminfo $B1
+shows loadavg $BUSY
+shows cmdline original
+sleep 1
+[[ "$(cat /sys/module/$PINNED/refcnt)" != 0 ]] || die "the forced patch can be unloaded"
+unload_mod $BUSY_MOD
+disable_lp $BUSY
+unload_lp $BUSY
+disable_lp $B1
+unload_lp $B1
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $PINNED)
+$(patching $PINNED 501)
+$(insmod_line $BUSY_MOD block_transition=Y)
+$BUSY_MOD: ${BUSY_MOD}_init
+$BUSY_MOD: busymod_work_func enter
+$(insmod_line $BUSY)
+livepatch: enabling patch '$BUSY'
+livepatch: '$BUSY': initializing patching transition
+$PINNED: state 501: pre_unpatch
+livepatch: '$BUSY': starting patching transition
+% echo 1 > $SYSFS_KLP_DIR/$BUSY/force
+livepatch: forcing remaining tasks to the patched state
+livepatch: '$BUSY': completing patching transition
+$PINNED: state 501: post_unpatch
+$PINNED: shadow variable freed
+livepatch: '$BUSY': patching complete
+% rmmod $BUSY_MOD
+$BUSY_MOD: busymod_work_func exit
+$BUSY_MOD: ${BUSY_MOD}_exit
+livepatch: reverting patch '$BUSY' on unloading module '$BUSY_MOD'
+$(unpatching $BUSY)
+% rmmod $BUSY
+$(unpatching $B1)
+% rmmod $B1"
+
+exit 0

@@ -1,0 +1,150 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Replace sets: which livepatches live together, and which replace which.
+
+. $(dirname $0)/functions.sh
+. $(dirname $0)/set-functions.sh
+
+setup_config
+
+start_test "two sets side by side, disabled in any order"
+
+load_lp $A1
+load_lp $B1
+shows cmdline $A1
+shows version $A1
+shows meminfo $B1
+order $A1 $B1
+check_sysfs_value $A1 replace 1
+check_sysfs_value $B1 replace 2
+check_sysfs_value $A1 replace_set 1
+check_sysfs_value $B1 replace_set 2
+disable_lp $A1
+shows cmdline original
+shows meminfo $B1
+order $B1
+unload_lp $A1
+disable_lp $B1
+shows meminfo original
+unload_lp $B1
+
+check_result "$(insmod_line $A1)
+$(patching $A1 101)
+$(insmod_line $B1)
+$(patching $B1)
+$(unpatching $A1 101)
+% rmmod $A1
+$(unpatching $B1)
+% rmmod $B1"
+
+
+start_test "replace within one set, the other untouched"
+
+load_lp $A1
+load_lp $B1
+load_lp $A2
+loop_until '[[ ! -e "$SYSFS_KLP_DIR/$A1" ]]' || die "$A1 was not replaced"
+shows cmdline $A2
+# It is not in the new one: back to the original.
+shows version original
+shows meminfo $B1
+order $B1 $A2
+unload_lp $A1
+load_lp $B2
+loop_until '[[ ! -e "$SYSFS_KLP_DIR/$B1" ]]' || die "$B1 was not replaced"
+shows meminfo original
+shows uptime $B2
+shows cmdline $A2
+order $A2 $B2
+unload_lp $B1
+disable_lp $B2
+unload_lp $B2
+disable_lp $A2
+unload_lp $A2
+
+check_result "$(insmod_line $A1)
+$(patching $A1 101)
+$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $A2)
+$(patching $A2 102)
+% rmmod $A1
+$(insmod_line $B2)
+$(patching $B2)
+% rmmod $B1
+$(unpatching $B2)
+% rmmod $B2
+$(unpatching $A2 101 102)
+% rmmod $A2"
+
+
+start_test "a function of another set is refused"
+
+load_lp $B1
+load_failing_mod $C
+shows meminfo $B1
+shows loadavg original
+order $B1
+# The same patch in the same set is a replacement.
+load_lp $C set=2
+loop_until '[[ ! -e "$SYSFS_KLP_DIR/$B1" ]]' || die "$B1 was not replaced"
+shows meminfo $C
+unload_lp $B1
+disable_lp $C
+unload_lp $C
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $C)
+livepatch: patch '$C' (set 3) modifies function 'meminfo_proc_show,1' of 'vmlinux', which patch '$B1' (set 2) modifies
+insmod: ERROR: could not insert module test_modules/$C.ko: Invalid parameters
+$(insmod_line $C set=2)
+$(patching $C)
+% rmmod $B1
+$(unpatching $C)
+% rmmod $C"
+
+
+start_test "a state of another set is refused"
+
+load_lp $A1
+load_failing_mod $D
+order $A1
+shows loadavg original
+disable_lp $A1
+unload_lp $A1
+load_lp $D
+disable_lp $D
+unload_lp $D
+
+check_result "$(insmod_line $A1)
+$(patching $A1 101)
+$(insmod_line $D)
+livepatch: patch '$D' (set 4) has state 101, which patch '$A1' (set 1) has
+livepatch: Livepatch patch ($D) is not compatible with the already installed livepatches.
+insmod: ERROR: could not insert module test_modules/$D.ko: Invalid parameters
+$(unpatching $A1 101)
+% rmmod $A1
+$(insmod_line $D)
+$(patching $D 101)
+$(unpatching $D 101)
+% rmmod $D"
+
+
+start_test "a malformed patch is refused before its set is looked at"
+
+load_lp $B1
+load_failing_mod test_klp_set_bad set=2
+shows meminfo $B1
+order $B1
+disable_lp $B1
+unload_lp $B1
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line test_klp_set_bad set=2)
+insmod: ERROR: could not insert module test_modules/test_klp_set_bad.ko: Invalid parameters
+$(unpatching $B1)
+% rmmod $B1"
+
+exit 0

@@ -1,0 +1,58 @@
+//! The kernel runtime's tasks: put it into a kernel tree and take it out, build that kernel, run its tests in QEMU.
+//!
+//! In: a pristine linux 7 source tree. Out: one whose CONFIG_LIVEPATCH is the Rust core, a booted kernel, a verdict per
+//! test script. Hard because the kernel's own build needs a matching set of Rust tools on every call, and its selftests
+//! need a user space that prints what GNU's tools print.
+
+mod build;
+mod selftests;
+mod tree;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::Args;
+pub use build::Config;
+
+const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | \
+                     build [--sets] | selftests [--sets] [--built TREE [--modules DIR]] [NAME]...";
+
+/// The task.
+pub fn run(args: Args<'_>) -> Result<()> {
+    let (mut kernel, mut built, mut sets, mut names) = (None, None, false, Vec::new());
+    let mut modules = None;
+    let mut words = args.iter();
+    let what = words.next().context(USAGE)?;
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--kernel" => kernel = Some(PathBuf::from(words.next().context(USAGE)?)),
+            "--modules" => modules = Some(PathBuf::from(words.next().context(USAGE)?)),
+            "--sets" => sets = true,
+            "--built" => built = Some(PathBuf::from(words.next().context(USAGE)?)),
+            name if !name.starts_with('-') => names.push(name.to_owned()),
+            _ => bail!(USAGE),
+        }
+    }
+    let config = if sets { Config::Sets } else { Config::Stock };
+    match what.as_str() {
+        "install" => tree::install(&kernel.context(USAGE)?, sets),
+        "remove" => tree::remove(&kernel.context(USAGE)?),
+        "build" => {
+            let built = build::build(config)?;
+            println!("{}", built.image.display());
+            Ok(())
+        }
+        "selftests" => match built {
+            Some(tree) => selftests::run_in(&build::by_hand(&tree, modules)?, config, &names),
+            None => selftests::run(config, &names),
+        },
+        _ => bail!(USAGE),
+    }
+}
+
+/// Everything: the kernel built with both configurations, the upstream selftests and the set scripts run.
+pub fn test() -> Result<()> {
+    selftests::run(Config::Stock, &[])?;
+    selftests::run(Config::Sets, &[])
+}
