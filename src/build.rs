@@ -26,6 +26,7 @@ use crate::reloc::{self, World};
 use crate::report::progress::Progress;
 use crate::report::{ModuleReport, Outcome, Report};
 use crate::request::{Replace, Request};
+use crate::workdir;
 
 /// Bytes of original objects kept in the cache.
 const CACHE_LIMIT: u64 = 2 << 30;
@@ -58,7 +59,11 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
-    let work = tempfile::Builder::new().prefix("klp-build-").tempdir().context("failed to make a work directory")?;
+    let work = workdir::create(request.keep_tmp)?;
+    work.mark()?;
+    if request.keep_tmp {
+        report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
+    }
     let objects = compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report)?;
 
     progress.step("comparing");
@@ -103,9 +108,6 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         },
         signed,
     });
-    if request.keep_tmp {
-        report.notes.push(format!("kept `{}`", work.keep().display()));
-    }
     Ok(report)
 }
 
@@ -368,7 +370,8 @@ fn make_module(
         jobs: request.jobs,
         objtool,
     };
-    let path = link::link(plan, &text, &how, &dir)?;
+    let link::Linked { module: path, said } = link::link(plan, &text, &how, &dir)?;
+    report.notes.extend(said);
     let bytes = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
     let linked = elf::read(&bytes).context("failed to read the linked module")?;
     let module = finish::finish(linked, &plan.link_names).context("failed to finish the module")?;

@@ -31,16 +31,26 @@ pub struct Link<'a> {
     pub objtool: Option<Vec<String>>,
 }
 
+/// What the link made.
+#[derive(Debug)]
+pub struct Linked {
+    /// The module's file.
+    pub module: PathBuf,
+    /// What kbuild and objtool said, lines that mean nothing here left out.
+    pub said: Vec<String>,
+}
+
 /// Links the module in `work`, which must exist and be empty.
 ///
 /// # Errors
 ///
 /// [`ToolFailure`] when kbuild fails.
-pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<PathBuf> {
+pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<Linked> {
     let write = |name: &str, bytes: &[u8]| {
         let path = work.join(name);
         fs::write(&path, bytes).with_context(|| format!("failed to write `{}`", path.display()))
     };
+    let mut said = String::new();
     let mut members = vec!["init.o".to_owned()];
     write("init.c", init_c.as_bytes())?;
     for (stem, object) in &plan.units {
@@ -49,7 +59,7 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<P
         write(&format!("{stem}.o"), &bytes)?;
         write(&format!(".{stem}.o.cmd"), b"")?;
         if let Some(objtool) = &link.objtool {
-            run_objtool(objtool, &work.join(format!("{stem}.o")), link)?;
+            said.push_str(&run_objtool(objtool, &work.join(format!("{stem}.o")), link)?);
         }
         members.push(format!("{stem}.o"));
     }
@@ -66,15 +76,26 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<P
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         return Err(ToolFailure { doing: format!("link the module `{}` with kbuild", link.name), output: text }.into());
     }
-    Ok(module)
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    let said = said.lines().filter(|line| !is_expected(line)).map(str::to_owned).collect();
+    Ok(Linked { module, said })
 }
 
-fn run_objtool(command: &[String], object: &Path, link: &Link<'_>) -> Result<()> {
-    let Some((program, args)) = command.split_first() else { return Ok(()) };
+/// Lines that every livepatch link prints: names the livepatch core resolves are undefined on purpose.
+fn is_expected(line: &str) -> bool {
+    line.trim().is_empty()
+        || line.contains(" undefined!")
+        || line.contains("unresolved symbol warnings")
+        || line.contains("Skipping BTF generation")
+}
+
+fn run_objtool(command: &[String], object: &Path, link: &Link<'_>) -> Result<String> {
+    let Some((program, args)) = command.split_first() else { return Ok(String::new()) };
     let output = run::output(Command::new(program).args(args).arg(object).current_dir(link.build_dir))?;
-    if output.status.success() {
-        return Ok(());
-    }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
     Err(ToolFailure { doing: format!("run objtool on `{}`", object.display()), output: text }.into())
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::diff::arch::Use;
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
@@ -332,7 +333,11 @@ impl Builder<'_, '_> {
                 },
                 Dest::Carried(target, offset) => {
                     let Some((section, base)) = self.placed.get(target).copied() else { continue };
-                    match self.atom_symbols.get(target).copied() {
+                    // A jump between a function and its cold part goes by section, as the assembler writes it: by
+                    // symbol, objtool takes it for a call of another function.
+                    let tables = &self.diff.new_tables;
+                    let own_part = r.reference.usage == Use::Branch && tables.whole(r.atom) == tables.whole(*target);
+                    match self.atom_symbols.get(target).copied().filter(|_| !own_part) {
                         Some(symbol) => {
                             let naming = naming_offset(self.side(), *target);
                             (Some(symbol), offset - naming - r.reference.adjust)

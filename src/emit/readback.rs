@@ -4,13 +4,13 @@
 //! (kernel/livepatch/core.c, arch/x86/kernel/module.c). Works on what a loader would see, not on what
 //! the earlier stages meant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
 use super::plan::Plan;
 use crate::elf::klp::{self, KlpSymbol};
-use crate::elf::object::stb;
+use crate::elf::object::{stb, stt};
 use crate::elf::{self, Object, Place, SectionId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::symvers::Symvers;
@@ -105,27 +105,38 @@ pub fn rules(module: &Object) -> Vec<Refusal> {
     refusals
 }
 
-/// Refuses a module whose code has no ORC data: the kernel could not tell which functions a task is in, and a
-/// transition would never end (Documentation/arch/x86/orc-unwinder.rst).
+/// Refuses a module with a function that has no ORC data: the kernel could not tell which functions a task is
+/// in, and a transition would never end (Documentation/arch/x86/orc-unwinder.rst).
 pub fn unwindable(module: &Object) -> Vec<Refusal> {
     let ip = module.sections.iter().find(|s| s.name == ".orc_unwind_ip");
-    let covered = |section: SectionId| {
-        ip.is_some_and(|ip| {
-            ip.relocs.iter().any(|r| r.symbol.is_some_and(|s| module.symbol(s).place == Place::Section(section)))
-        })
-    };
-    let code = |id: &SectionId| {
-        let section = module.section(*id);
-        section.name.starts_with(".text") && section.sh_size > 0
-    };
-    let bare: Vec<&str> = module
-        .section_ids()
-        .filter(code)
-        .filter(|id| !covered(*id))
-        .map(|id| module.section(id).name.as_str())
-        .collect();
-    bare.into_iter().map(|name| rule(format!("`{name}` of the module has no unwind data"))).collect()
+    let table = module.sections.iter().find(|s| s.name == ".orc_unwind");
+    let mut known: BTreeMap<SectionId, BTreeMap<u64, bool>> = BTreeMap::new();
+    if let (Some(ip), Some(table)) = (ip, table) {
+        for reloc in &ip.relocs {
+            let Some(symbol) = reloc.symbol.map(|s| module.symbol(s)) else { continue };
+            let Place::Section(section) = symbol.place else { continue };
+            // struct orc_entry: two offsets, then sp_reg in the low four bits; 0 means that nothing is known.
+            let entry = (reloc.r_offset / 4 * ORC_ENTRY + 4) as usize;
+            let defined = table.data.get(entry).is_some_and(|byte| byte & 0xf != 0);
+            let at = symbol.st_value.wrapping_add_signed(reloc.r_addend);
+            known.entry(section).or_default().insert(at, defined);
+        }
+    }
+    let mut refusals = Vec::new();
+    for symbol in module.symbols.iter().filter(|s| s.st_type == stt::FUNC && s.st_size > 0) {
+        let Place::Section(section) = symbol.place else { continue };
+        // The data begins where a function does; padding before it has none.
+        let found = known.get(&section).and_then(|entries| entries.range(..=symbol.st_value).next_back());
+        let padding = symbol.name.starts_with("__pfx_") || symbol.name.starts_with("__cfi_");
+        if !padding && !found.is_some_and(|(_, defined)| *defined) {
+            refusals.push(rule(format!("`{}` of the module has no unwind data", symbol.name)).symbol(&symbol.name));
+        }
+    }
+    refusals
 }
+
+/// Bytes of a struct orc_entry (arch/x86/include/asm/orc_types.h).
+const ORC_ENTRY: u64 = 6;
 
 fn rule(message: String) -> Refusal {
     Refusal::new(Reason::FormatRule, message, "this is a defect of klp-build: please report it with the patch")

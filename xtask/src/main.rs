@@ -44,7 +44,11 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
-    ("runtime", runtime::run, "the Rust core in a kernel: runtime install|remove --kernel DIR [--sets], build, selftests"),
+    (
+        "runtime",
+        runtime::run,
+        "the Rust core in a kernel: runtime install|remove --kernel DIR [--sets], build, selftests",
+    ),
     ("help", help, "print this list"),
 ];
 

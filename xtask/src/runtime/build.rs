@@ -226,7 +226,9 @@ impl Make {
         }
         for place in places {
             let entries = fs::read_dir(&place).with_context(|| format!("failed to read `{}`", place.display()))?;
-            sources.extend(entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "c" || e == "h")));
+            sources.extend(
+                entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "c" || e == "h")),
+            );
         }
         for path in sources {
             let file = path.file_name().context("a source file has no name")?.to_string_lossy().into_owned();
