@@ -124,9 +124,9 @@ pub fn conflicts(modules: &[Inspection]) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for (i, a) in modules.iter().enumerate() {
         for b in &modules[i + 1..] {
-            let one_replaces_the_other =
-                a.replace_set == b.replace_set && (a.replace_set.is_some() || b.replace == Some(true));
-            if one_replaces_the_other {
+            // Without sets, the later livepatch of a function simply lies on top of the earlier one.
+            let (Some(x), Some(y)) = (a.replace_set, b.replace_set) else { continue };
+            if x == y {
                 continue;
             }
             for object in &a.objects {
@@ -137,7 +137,7 @@ pub fn conflicts(modules: &[Inspection]) -> Vec<Refusal> {
                         Refusal::new(
                             Reason::KernelLacks,
                             format!(
-                                "`{}` and `{}` both replace `{name},{position}` and neither replaces the other",
+                                "`{}` and `{}` are of sets {x} and {y} and both replace `{name},{position}`",
                                 a.name, b.name
                             ),
                             "put both changes into one livepatch, or both livepatches into one set",

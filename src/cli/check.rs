@@ -17,7 +17,7 @@ use crate::{check, elf, inspect};
 pub(super) struct Opts {
     /// Livepatch modules; several are checked against each other, too.
     #[arg(value_name = "MODULE.ko", required = true)]
-    modules: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
     json: bool,
@@ -31,7 +31,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let mut report = Report::new();
     report.kernel = Some(kernel.release().to_owned());
     let mut inspections = Vec::new();
-    for path in &opts.modules {
+    for path in &opts.files {
         let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         let module = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", path.display()))?;
         let Some(found) = inspect::inspect(&module) else {
@@ -43,7 +43,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     report.refusals.extend(check::conflicts(&inspections));
     if report.refusals.is_empty() {
         if !opts.json {
-            opts.modules.iter().for_each(|m| println!("{}: would load on {}", m.display(), kernel.release()));
+            opts.files.iter().for_each(|m| println!("{}: would load on {}", m.display(), kernel.release()));
         }
     } else {
         report.outcome = Outcome::Refused;
