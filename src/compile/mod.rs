@@ -13,6 +13,7 @@ mod paths;
 pub mod run;
 mod tokens;
 mod unit;
+mod unused;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

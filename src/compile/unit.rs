@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::paths::Paths;
-use super::{Compiled, Mirror, Options, Outcome, command, deps, run, tokens};
+use super::{Compiled, Mirror, Options, Outcome, command, deps, run, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
 
@@ -120,7 +120,8 @@ impl<'a> Job<'a> {
         // An original that does not compile says that the tree is not what was built: that comes first.
         let ((original, _), (patched, _)) = (original?, patched?);
         let misses = self.misses(mirror)?;
-        let same = tokens::fold(&original) == tokens::fold(&patched);
+        let (old, new) = (tokens::fold(&original), tokens::fold(&patched));
+        let same = old == new || unused::only_unused_inlines_differ(&old, &new);
         let key = match self.options.cache {
             Some(cache) if !same => Some(cache.key(&self.original, self.paths.cwd(false), &original)?),
             _ => None,
