@@ -199,6 +199,7 @@ impl Make {
         let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
         text += fragment;
         dirs::write(&config, text)?;
+        self.run(source, &["rustavailable".into()])?;
         self.run(source, &["olddefconfig".into()])?;
         let taken = dirs::read(&config)?;
         for option in ["CONFIG_RUST=y", "CONFIG_LIVEPATCH=y", "CONFIG_LIVEPATCH_RUST=y"] {
@@ -268,8 +269,14 @@ fn libclang() -> Result<PathBuf> {
     let version = |path: &Path| -> Option<u32> {
         let name = path.file_name()?.to_str()?.strip_prefix("llvm-")?.parse().ok()?;
         let mut libs = fs::read_dir(path.join("lib")).ok()?.flatten();
-        libs.any(|e| e.file_name().to_string_lossy().starts_with("libclang")).then_some(name)
+        libs.any(|e| is_libclang(&e.file_name().to_string_lossy())).then_some(name)
     };
     let newest = entries.flatten().map(|e| e.path()).filter_map(|p| Some((version(&p)?, p))).max();
     Ok(newest.context("failed to find libclang below `/usr/lib/llvm-*`")?.1.join("lib"))
+}
+
+/// `libclang.so`, `libclang-19.so.1`; not `libclang-cpp.so` or the compiler's own runtime.
+fn is_libclang(name: &str) -> bool {
+    let rest = name.strip_prefix("libclang").and_then(|rest| rest.split_once(".so"));
+    rest.is_some_and(|(version, _)| version.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit() || b == b'.'))
 }
