@@ -6,8 +6,8 @@
 . $(dirname $0)/functions.sh
 . $(dirname $0)/set-functions.sh
 
-THREADS=${THREADS:-200}
-CYCLES=${CYCLES:-10}
+THREADS=${THREADS:-100}
+CYCLES=${CYCLES:-5}
 
 # What the kernel's caches hold, in kilobytes, once what waits for a grace period is gone.
 slab() {

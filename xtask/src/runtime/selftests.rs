@@ -23,8 +23,8 @@ const PACKAGES: &[&str] =
 /// What the scripts run, by the name they run it by.
 const TOOLS: &[&str] = &[
     "awk", "cat", "cp", "cut", "date", "diff", "dmesg", "env", "getconf", "grep", "head", "id", "insmod", "ls",
-    "mkdir", "modinfo", "realpath", "rm", "rmmod", "sed", "seq", "sleep", "sort", "stat", "sysctl", "sync", "tail", "tr",
-    "uname", "wc",
+    "mkdir", "modinfo", "realpath", "rm", "rmmod", "sed", "seq", "sleep", "sort", "stat", "sysctl", "sync", "tail",
+    "tr", "uname", "wc",
 ];
 
 /// Lines in the log that no test may leave behind.
@@ -93,7 +93,7 @@ fn splats(console: &str) -> Vec<String> {
 
 fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
     let dir = match config {
-        Config::Stock => built.source.join("tools/testing/selftests/livepatch"),
+        Config::Stock | Config::Debug | Config::C => built.source.join("tools/testing/selftests/livepatch"),
         Config::Sets => dirs::root().join("runtime/tests"),
     };
     let entries = fs::read_dir(&dir).with_context(|| format!("failed to read `{}`", dir.display()))?;
