@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod hot;
 mod selftests;
 mod tree;
 

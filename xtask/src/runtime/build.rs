@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::tree;
+use super::{hot, tree};
 use crate::{apt, dirs, kernel};
 
 /// What a kernel with CONFIG_RUST needs beyond a compiler: rustc with the sources of its library, and bindgen's libclang.
@@ -109,6 +109,9 @@ pub fn build(config: Config) -> Result<Built> {
     }
     tree::install(&source, false)?;
     make.kernel(&source, &fragment)?;
+    if config != Config::C {
+        hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
+    }
     dirs::create(&built.modules)?;
     copy(&make.objdir.join("arch/x86/boot/bzImage"), &built.image)?;
     copy(&make.objdir.join(".config"), &dest.join("config"))?;
