@@ -4,7 +4,7 @@
 //! counts instructions (`-icount`), so that its nanoseconds are instructions and the same on every machine.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
