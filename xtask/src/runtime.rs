@@ -4,7 +4,9 @@
 //! test script. Hard because the kernel's own build needs a matching set of Rust tools on every call, and its selftests
 //! need a user space that prints what GNU's tools print.
 
+mod bench;
 mod build;
+mod hot;
 mod selftests;
 mod tree;
 
@@ -15,12 +17,12 @@ use anyhow::{Context, Result, bail};
 use crate::Args;
 pub use build::Config;
 
-const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | \
-                     build [--sets] | selftests [--sets] [--built TREE [--modules DIR]] [NAME]...";
+const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | bench | \
+                     build [CONFIG] | selftests [CONFIG] [--built TREE [--modules DIR]] [NAME]...; CONFIG is --sets, --debug or --c-core";
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
-    let (mut kernel, mut built, mut sets, mut names) = (None, None, false, Vec::new());
+    let (mut kernel, mut built, mut config, mut names) = (None, None, Config::Stock, Vec::new());
     let mut modules = None;
     let mut words = args.iter();
     let what = words.next().context(USAGE)?;
@@ -28,21 +30,23 @@ pub fn run(args: Args<'_>) -> Result<()> {
         match word.as_str() {
             "--kernel" => kernel = Some(PathBuf::from(words.next().context(USAGE)?)),
             "--modules" => modules = Some(PathBuf::from(words.next().context(USAGE)?)),
-            "--sets" => sets = true,
+            "--sets" => config = Config::Sets,
+            "--debug" => config = Config::Debug,
+            "--c-core" => config = Config::C,
             "--built" => built = Some(PathBuf::from(words.next().context(USAGE)?)),
             name if !name.starts_with('-') => names.push(name.to_owned()),
             _ => bail!(USAGE),
         }
     }
-    let config = if sets { Config::Sets } else { Config::Stock };
     match what.as_str() {
-        "install" => tree::install(&kernel.context(USAGE)?, sets),
+        "install" => tree::install(&kernel.context(USAGE)?, config == Config::Sets),
         "remove" => tree::remove(&kernel.context(USAGE)?),
         "build" => {
             let built = build::build(config)?;
             println!("{}", built.image.display());
             Ok(())
         }
+        "bench" => bench::run(),
         "selftests" => match built {
             Some(tree) => selftests::run_in(&build::by_hand(&tree, modules)?, config, &names),
             None => selftests::run(config, &names),

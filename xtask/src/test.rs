@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, matrix, tidy, vm};
+use crate::{Args, apt, dirs, kernel, matrix, runtime, tidy, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -51,6 +51,9 @@ pub fn run(args: Args<'_>) -> Result<()> {
             }
         }
         println!("{} passed, {} failed", score.passed, score.failed);
+    }
+    if !quick && only.is_empty() {
+        rung("runtime", runtime::test());
     }
     if score.failed > 0 {
         failed.push("kernels");

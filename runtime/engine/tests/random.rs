@@ -32,7 +32,7 @@ fn world(kind: u64, tasks: usize) -> World {
 /// One run: `steps` requests with everybody running all the time. Returns how many transitions it completed.
 fn run(seed: u64, tasks: usize, steps: usize) -> usize {
     let random = Random::new(seed);
-    let force = seed % 4 == 0;
+    let force = seed.is_multiple_of(4);
     let sim = Sim::busy(world(seed, tasks), seed ^ 0xabcd);
     let mut completed = 0;
     for _ in 0..steps {

@@ -18,6 +18,16 @@ macro_rules! handle {
                 core::ptr::NonNull::new(ptr).map($name)
             }
 
+            /// # Safety
+            ///
+            /// The pointer is not null.
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) unsafe fn new_unchecked(ptr: *mut $target) -> Self {
+                // SAFETY: as the caller promises.
+                $name(unsafe { core::ptr::NonNull::new_unchecked(ptr) })
+            }
+
             #[inline(always)]
             pub(crate) fn ptr(self) -> *mut $target {
                 self.0.as_ptr()
@@ -104,8 +114,12 @@ impl Object {
 
 impl Func {
     pub(crate) fn name(self) -> &'static CStr {
+        text(self.raw_name())
+    }
+
+    pub(crate) fn raw_name(self) -> *const c_char {
         // SAFETY: handles.
-        text(unsafe { (*self.ptr()).old_name })
+        unsafe { (*self.ptr()).old_name }
     }
 }
 

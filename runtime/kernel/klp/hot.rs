@@ -57,7 +57,7 @@ fn next_on(stack: Stack, node: *mut bindings::list_head) -> Option<Func> {
         return None;
     }
     // SAFETY: all other entries are functions.
-    Func::new(unsafe { kernel::container_of!(next, bindings::klp_func, stack_node) })
+    Some(unsafe { Func::new_unchecked(kernel::container_of!(next, bindings::klp_func, stack_node)) })
 }
 
 impl Redirect for Kernel {
@@ -198,9 +198,8 @@ unsafe extern "C" fn klp_rust_redirect(
     stack: *mut bindings::klp_stack,
     task: *mut bindings::task_struct,
 ) -> *mut c_void {
-    let (Some(stack), Some(task)) = (Stack::new(stack), Task::new(task)) else {
-        return core::ptr::null_mut();
-    };
+    // SAFETY: the handler passes the stack it was registered with, and the current task.
+    let (stack, task) = unsafe { (Stack::new_unchecked(stack), Task::new_unchecked(task)) };
     match engine::redirect(&Entry(task), stack) {
         // SAFETY: constant while the function is on a stack.
         Some(func) => unsafe { (*func.ptr()).new_func },

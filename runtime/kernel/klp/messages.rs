@@ -29,7 +29,8 @@ pub(crate) fn reason(
     match why {
         Stuck::Running => (bindings::klp_glue_stuck_KLP_STUCK_RUNNING, core::ptr::null(), 0),
         Stuck::Unreliable => (bindings::klp_glue_stuck_KLP_STUCK_UNRELIABLE, core::ptr::null(), 0),
-        Stuck::On(func) => (bindings::klp_glue_stuck_KLP_STUCK_SLEEPING, func.name().as_char_ptr(), 0),
+        // Not as a string: that measures it, with checks, and this may run in the scheduler.
+        Stuck::On(func) => (bindings::klp_glue_stuck_KLP_STUCK_SLEEPING, func.raw_name(), 0),
         Stuck::Unknown(e) => (bindings::klp_glue_stuck_KLP_STUCK_UNKNOWN, core::ptr::null(), e.0.wrapping_neg()),
     }
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::tree;
+use super::{hot, tree};
 use crate::{apt, dirs, kernel};
 
 /// What a kernel with CONFIG_RUST needs beyond a compiler: rustc with the sources of its library, and bindgen's libclang.
@@ -26,6 +26,10 @@ pub enum Config {
     Stock,
     /// With replace sets.
     Sets,
+    /// As in mainline, in a kernel that checks locks, RCU, memory and lists.
+    Debug,
+    /// As in mainline, with mainline's C core: what the Rust core is measured against.
+    C,
 }
 
 impl Config {
@@ -34,13 +38,28 @@ impl Config {
         match self {
             Config::Stock => "stock",
             Config::Sets => "sets",
+            Config::Debug => "debug",
+            Config::C => "c",
         }
     }
 
-    fn option(self) -> &'static str {
+    /// What its configuration says.
+    fn fragment(self) -> Result<String> {
+        let read = |name: &str| dirs::read(&dirs::root().join("tests/kernels").join(name));
+        let base = read("runtime-7.config")?;
+        Ok(match self {
+            Config::Stock => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
+            Config::Sets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
+            Config::Debug => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n" + &read("runtime-7-debug.config")?,
+            Config::C => base.replace("CONFIG_LIVEPATCH_RUST=y", "# CONFIG_LIVEPATCH_RUST is not set"),
+        })
+    }
+
+    /// Debugging changes every object, so it has a directory of its own; the others differ in little.
+    fn objdir(self) -> &'static str {
         match self {
-            Config::Stock => "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
-            Config::Sets => "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
+            Config::Debug => "build-debug",
+            _ => "build",
         }
     }
 }
@@ -73,13 +92,13 @@ pub fn build(config: Config) -> Result<Built> {
     let built = Built { image: dest.join("bzImage"), modules: dest.join("modules"), source: source.clone() };
     let pristine = kernel::source("linux-7")?;
     let _lock = dirs::lock("runtime")?;
-    let fragment = dirs::read(&dirs::root().join("tests/kernels/runtime-7.config"))? + config.option();
+    let fragment = config.fragment()?;
     let stamp = stamp(&fragment)?;
     let done = dest.join("stamp");
     if dirs::read(&done).ok().as_deref() == Some(stamp.as_str()) {
         return Ok(built);
     }
-    let make = Make::prepare(&dir)?;
+    let make = Make::prepare(&dir, config)?;
     if !source.exists() {
         eprintln!("copying the kernel source");
         dirs::complete(&source, |part| {
@@ -90,12 +109,25 @@ pub fn build(config: Config) -> Result<Built> {
     }
     tree::install(&source, false)?;
     make.kernel(&source, &fragment)?;
+    if config != Config::C {
+        hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
+    }
     dirs::create(&built.modules)?;
     copy(&make.objdir.join("arch/x86/boot/bzImage"), &built.image)?;
     copy(&make.objdir.join(".config"), &dest.join("config"))?;
     make.modules(&source, config, &built.modules)?;
     dirs::write(&done, stamp)?;
     Ok(built)
+}
+
+/// Builds the external modules in a directory for that kernel.
+pub fn modules(config: Config, dir: &Path) -> Result<()> {
+    let runtime = dirs::dev_cache()?.join("runtime");
+    let _lock = dirs::lock("runtime")?;
+    let make = Make::prepare(&runtime, config)?;
+    // The object directory may be another configuration's by now.
+    make.kernel(&runtime.join("source"), &config.fragment()?)?;
+    make.run(&runtime.join("source"), &[format!("M={}", dir.display()), "modules".into()])
 }
 
 /// All that decides what comes out: the configuration, the runtime's files, the set tests' modules.
@@ -135,7 +167,7 @@ struct Make {
 }
 
 impl Make {
-    fn prepare(dir: &Path) -> Result<Make> {
+    fn prepare(dir: &Path, config: Config) -> Result<Make> {
         apt::install(kernel::BUILD_PACKAGES)?;
         apt::install(PACKAGES)?;
         let tools = dir.with_file_name("tools");
@@ -154,9 +186,9 @@ impl Make {
             ["KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=klp", "KBUILD_BUILD_HOST=build"]
                 .map(str::to_owned),
         );
-        let objdir = dir.join("build");
+        let objdir = dir.join(config.objdir());
         dirs::create(&objdir)?;
-        Ok(Make { objdir, log: dir.join("build.log"), variables, libclang: libclang()? })
+        Ok(Make { objdir, log: dir.join(format!("{}.log", config.name())), variables, libclang: libclang()? })
     }
 
     fn run(&self, source: &Path, targets: &[String]) -> Result<()> {
@@ -199,9 +231,13 @@ impl Make {
         let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
         text += fragment;
         dirs::write(&config, text)?;
+        self.run(source, &["rustavailable".into()])?;
         self.run(source, &["olddefconfig".into()])?;
         let taken = dirs::read(&config)?;
-        for option in ["CONFIG_RUST=y", "CONFIG_LIVEPATCH=y", "CONFIG_LIVEPATCH_RUST=y"] {
+        for option in fragment
+            .lines()
+            .filter(|line| line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE"))
+        {
             if !taken.lines().any(|line| line == option) {
                 bail!(
                     "failed to configure the kernel with {option}; `make rustavailable` in {} says why",
@@ -270,8 +306,14 @@ fn libclang() -> Result<PathBuf> {
     let version = |path: &Path| -> Option<u32> {
         let name = path.file_name()?.to_str()?.strip_prefix("llvm-")?.parse().ok()?;
         let mut libs = fs::read_dir(path.join("lib")).ok()?.flatten();
-        libs.any(|e| e.file_name().to_string_lossy().starts_with("libclang")).then_some(name)
+        libs.any(|e| is_libclang(&e.file_name().to_string_lossy())).then_some(name)
     };
     let newest = entries.flatten().map(|e| e.path()).filter_map(|p| Some((version(&p)?, p))).max();
     Ok(newest.context("failed to find libclang below `/usr/lib/llvm-*`")?.1.join("lib"))
+}
+
+/// `libclang.so`, `libclang-19.so.1`; not `libclang-cpp.so` or the compiler's own runtime.
+fn is_libclang(name: &str) -> bool {
+    let rest = name.strip_prefix("libclang").and_then(|rest| rest.split_once(".so"));
+    rest.is_some_and(|(version, _)| version.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit() || b == b'.'))
 }

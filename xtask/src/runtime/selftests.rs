@@ -23,8 +23,8 @@ const PACKAGES: &[&str] =
 /// What the scripts run, by the name they run it by.
 const TOOLS: &[&str] = &[
     "awk", "cat", "cp", "cut", "date", "diff", "dmesg", "env", "getconf", "grep", "head", "id", "insmod", "ls",
-    "mkdir", "modinfo", "realpath", "rm", "rmmod", "sed", "seq", "sleep", "sort", "stat", "sysctl", "tail", "tr",
-    "uname", "wc",
+    "mkdir", "modinfo", "realpath", "rm", "rmmod", "sed", "seq", "sleep", "sort", "stat", "sysctl", "sync", "tail",
+    "tr", "uname", "wc",
 ];
 
 /// Lines in the log that no test may leave behind.
@@ -93,7 +93,7 @@ fn splats(console: &str) -> Vec<String> {
 
 fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
     let dir = match config {
-        Config::Stock => built.source.join("tools/testing/selftests/livepatch"),
+        Config::Stock | Config::Debug | Config::C => built.source.join("tools/testing/selftests/livepatch"),
         Config::Sets => dirs::root().join("runtime/tests"),
     };
     let entries = fs::read_dir(&dir).with_context(|| format!("failed to read `{}`", dir.display()))?;
@@ -112,7 +112,8 @@ fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
 /// A guest with tools, modules and scripts, and what it runs.
 fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)> {
     let mut guest = Guest::new(&built.image)?;
-    guest.timeout(Duration::from_secs(180 + 240 * scripts.len() as u64));
+    let minutes: u64 = std::env::var("MINUTES").ok().and_then(|m| m.parse().ok()).unwrap_or(3);
+    guest.timeout(Duration::from_secs(60 * minutes + 240 * scripts.len() as u64));
     let read = |path: &Path| fs::read(path).with_context(|| format!("failed to read `{}`", path.display()));
     let sh = Shell::new()?;
     let mut libraries = BTreeSet::new();
@@ -132,6 +133,11 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
     cmd!(sh, "gcc -O2 -o {getpid} {source}").quiet().run().context("failed to compile a test program")?;
     guest.file("/selftests/test_klp-call_getpid", read(&getpid)?);
     libraries.extend(needs(&sh, &getpid)?);
+    let threads = work.path().join("threads");
+    let source = dirs::root().join("runtime/tests/threads.c");
+    cmd!(sh, "gcc -O2 -pthread -o {threads} {source}").quiet().run().context("failed to compile a test program")?;
+    guest.file("/selftests/threads", read(&threads)?);
+    libraries.extend(needs(&sh, &threads)?);
     for library in &libraries {
         guest.file(&library.to_string_lossy(), read(library)?);
     }
@@ -152,6 +158,12 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
          mkdir -p /lib/modules/$(uname -r)/build\n\
          cd /selftests\n",
     );
+    // How long a stress run is, from our environment to the guest's.
+    for name in ["THREADS", "CYCLES"] {
+        if let Ok(value) = std::env::var(name) {
+            script += &format!("export {name}={}\n", value.parse::<u32>().context("THREADS and CYCLES are numbers")?);
+        }
+    }
     for (name, path) in scripts {
         guest.file(&format!("/selftests/{name}.sh"), read(path)?);
         script += &format!(

@@ -171,6 +171,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Takes the default for sets back, wherever it was put.
+    fn without_sets(&mut self) -> Result<()> {
+        let text = self.text(SETS.file)?;
+        *text = text.replace(SETS.to, SETS.from);
+        Ok(())
+    }
+
     fn finish(self) -> Result<()> {
         if !self.problems.is_empty() {
             bail!("failed to edit `{}`, nothing was changed:\n  {}", self.root.display(), self.problems.join("\n  "));
@@ -188,11 +195,13 @@ impl Plan {
 /// Puts the runtime into the tree; a second time changes nothing.
 pub fn install(root: &Path, sets: bool) -> Result<()> {
     let mut plan = Plan::new(root)?;
+    plan.without_sets()?;
     for edit in EDITS {
         plan.edit(edit.file, edit.from, edit.to)?;
     }
-    let (from, to) = if sets { (SETS.from, SETS.to) } else { (SETS.to, SETS.from) };
-    plan.edit(SETS.file, from, to)?;
+    if sets {
+        plan.edit(SETS.file, SETS.from, SETS.to)?;
+    }
     plan.finish()?;
     let (ours, theirs) = (dirs::root().join("runtime"), root.join("kernel/livepatch"));
     FILES.iter().try_for_each(|(from, to)| copy(&ours.join(from), &theirs.join(to)))
@@ -201,8 +210,7 @@ pub fn install(root: &Path, sets: bool) -> Result<()> {
 /// Takes the runtime out again.
 pub fn remove(root: &Path) -> Result<()> {
     let mut plan = Plan::new(root)?;
-    plan.edit(SETS.file, SETS.to, SETS.from)?;
-    plan.problems.clear();
+    plan.without_sets()?;
     for edit in EDITS {
         plan.edit(edit.file, edit.to, edit.from)?;
     }

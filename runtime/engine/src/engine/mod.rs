@@ -39,7 +39,7 @@ mod transition;
 pub use handler::{redirect, Redirect};
 pub use names::{parse_section, parse_symbol, Missing, Search, SymbolName};
 pub use patch::Rejected;
-pub use platform::{Anomaly, Errno, Event, Hook, Idle, Platform, Side, Stuck};
+pub use platform::{Anomaly, Errno, Event, Fill, Hook, Idle, Look, Platform, Side, Stuck};
 pub use ranges::{RangeTable, Span, Unsafe};
 pub use scope::Scope;
 pub use shadow::{get_or_alloc, Existing, Shadows};

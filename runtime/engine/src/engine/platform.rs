@@ -82,6 +82,12 @@ pub struct Idle<T> {
     pub online: bool,
 }
 
+/// Looks at the return addresses on a stack.
+pub type Look<'a, F> = &'a mut dyn FnMut(&[usize]) -> Result<(), Stuck<F>>;
+
+/// Fills a range table.
+pub type Fill<'a, F> = &'a mut dyn FnMut(&mut [Unsafe<F>]) -> RangeTable;
+
 /// What cannot happen. Implementations warn; the engine goes on the safe way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Anomaly {
@@ -335,12 +341,8 @@ pub trait Platform: Tasks + Redirect {
     fn visit_tasks(&self, f: &mut dyn FnMut(Self::Task));
     /// Calls `f` for the idle task of each possible processor, none of which comes or goes meanwhile.
     fn each_idle(&self, f: &mut dyn FnMut(Idle<Self::Task>));
-    /// Calls `f` with the return addresses on the task's stack while the task cannot run; the current task is always fine.
-    fn inspect(
-        &self,
-        task: Self::Task,
-        f: &mut dyn FnMut(&[usize]) -> Result<(), Stuck<Self::Func>>,
-    ) -> Result<(), Stuck<Self::Func>>;
+    /// Calls `look` with the return addresses on the task's stack while the task cannot run; the current task is always fine.
+    fn inspect(&self, task: Self::Task, look: Look<'_, Self::Func>) -> Result<(), Stuck<Self::Func>>;
     /// Whether stacks can be read at all.
     fn reliable_stacks(&self) -> bool;
     /// Makes a task that sleeps leave the kernel, or go round its loop.
@@ -366,7 +368,7 @@ pub trait Platform: Tasks + Redirect {
     /// Makes room for tables of `n` entries; keeps what is there if it is enough.
     fn reserve_ranges(&self, n: usize) -> Result<(), Errno>;
     /// Lets `fill` write the spare table, publishes it, and waits until nobody reads the other.
-    fn publish_ranges(&self, fill: &mut dyn FnMut(&mut [Unsafe<Self::Func>]) -> RangeTable);
+    fn publish_ranges(&self, fill: Fill<'_, Self::Func>);
     /// Calls `f` with the published table; `None` when it could not be filled. Takes no lock.
     fn read_ranges<R>(&self, f: impl FnOnce(Option<&[Unsafe<Self::Func>]>) -> R) -> R;
 

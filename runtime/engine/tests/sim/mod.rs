@@ -5,7 +5,8 @@
 //! when the engine breaks a rule: memory used after it was freed, freed while a handler may hold it, a task walk that
 //! touches a task it may not. Hard because the engine's calls are where other tasks run: [`Sim::tick`] lets them, at
 //! every call, when a test asks for it.
-#![allow(dead_code, unreachable_pub)]
+// Each test uses a part of it.
+#![allow(dead_code, unused_imports, unreachable_pub)]
 
 mod invariants;
 mod platform;
