@@ -8,13 +8,12 @@ use std::collections::HashMap;
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::names;
 use super::special::{self, Rule};
-use super::twins::Twins;
 use crate::elf::SectionId;
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 
 /// Refuses entries of registration sections, and of allocated sections nobody knows, that only the patched side has.
-pub fn additions(old: &Side<'_>, new: &Side<'_>, twins: &Twins, refusals: &mut Vec<Refusal>) {
+pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
     let mut before: HashMap<String, HashMap<String, usize>> = HashMap::new();
     for id in old.object.section_ids() {
         if let Some(name) = registration(old, id) {
@@ -32,7 +31,6 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, twins: &Twins, refusals: &mut V
             }
         }
     }
-    let _ = twins;
 }
 
 fn registration(side: &Side<'_>, id: SectionId) -> Option<String> {

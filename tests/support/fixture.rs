@@ -96,7 +96,10 @@ impl Fixture {
             fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
             let mut objects = Vec::new();
             for (source, name) in self.sources(side) {
-                fs::copy(&source, folder.join(&name)).map_err(|e| format!("{}: {e}", source.display()))?;
+                // The head must not count as lines: one side has it and the other has not.
+                let text = fs::read_to_string(&source).map_err(|e| format!("{}: {e}", source.display()))?;
+                let body: Vec<&str> = text.lines().skip_while(|line| line.starts_with("//")).collect();
+                fs::write(folder.join(&name), body.join("\n") + "\n").map_err(|e| e.to_string())?;
                 let object = Path::new(&name).with_extension("o");
                 let mut command = Command::new(program);
                 command.current_dir(&folder).args(&flags).arg("-I").arg(self.dir.parent().expect("in a folder"));
@@ -150,13 +153,14 @@ impl Fixture {
         let mut command = Command::new(env!("CARGO_BIN_EXE_klp-build"));
         command.args(["diff", "--json", "-o"]).arg(&out).arg(before).arg(after);
         command.args(self.lines("args").iter().flat_map(|line| line.split_whitespace()));
-        if !self.lines("symvers").is_empty() {
+        // Every kernel that can be patched exports the tracer's entry.
+        {
             let line = |l: &String| {
                 let mut words = l.split_whitespace();
                 let (name, object) = (words.next().unwrap_or_default(), words.next().unwrap_or("vmlinux"));
                 format!("0x00000000\t{name}\t{object}\tEXPORT_SYMBOL\t{}\n", words.next().unwrap_or_default())
             };
-            let text: String = self.lines("symvers").iter().map(line).collect();
+            let text: String = self.lines("symvers").iter().chain([&"__fentry__ vmlinux".to_owned()]).map(line).collect();
             fs::write(work.join("Module.symvers"), text).expect("writable");
             command.arg("--symvers").arg(work.join("Module.symvers"));
         }
