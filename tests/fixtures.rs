@@ -79,6 +79,12 @@ fn objects_survive_a_round_trip() {
     each(Fixture::check_round_trip);
 }
 
+/// No changed byte and no changed reference of a fixture goes unseen.
+#[test]
+fn mutations_are_seen() {
+    each(Fixture::check_mutations);
+}
+
 /// The same over a directory of real objects, for `cargo xtask test --long`: KLP_OBJECTS names the directory.
 #[test]
 fn real_objects() {

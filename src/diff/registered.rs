@@ -27,7 +27,7 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
         for (entry, offset) in entries(new, id) {
             match seen.get_mut(&entry) {
                 Some(count) if *count > 0 => *count -= 1,
-                _ => refusals.push(addition(&name, &entry, offset)),
+                _ => refusals.push(addition(&name, shown(&entry), offset)),
             }
         }
     }
@@ -56,6 +56,14 @@ fn addition(section: &str, entry: &str, offset: u64) -> Refusal {
         .at(section, offset)
 }
 
+/// The part of an entry's name that is the source's: what the macros put before it says only what it is.
+fn shown(entry: &str) -> &str {
+    ["__export_symbol_", "__param_", "__event_", "__initcall__", "__ksymtab_"]
+        .iter()
+        .find_map(|prefix| entry.strip_prefix(prefix))
+        .unwrap_or(entry)
+}
+
 /// What a registration section says, without counters and line numbers: one string per entry.
 fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
     let section = side.object.section(id);
@@ -75,6 +83,12 @@ fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
         return out;
     }
     let mut out: Vec<(String, u64)> = Vec::new();
+    let atoms = &side.of_section[id.index()];
+    if !atoms.is_empty() && atoms.iter().all(|a| side.atom(*a).kind == Kind::Data) {
+        // One entry for each thing with a name.
+        out.extend(atoms.iter().map(|a| (describe(side, *a), side.atom(*a).start)));
+        return out;
+    }
     for r in &side.refs[id.index()] {
         let name = match r.target {
             Target::Atom(atom, _) => describe(side, atom),

@@ -73,7 +73,7 @@ impl Fixture {
     }
 
     /// Compiles both sides into `work`; `Ok(None)` when the compiler is not there.
-    fn compile(&self, work: &Path, more: &[&str]) -> Result<Option<(PathBuf, PathBuf)>, String> {
+    pub fn compile(&self, work: &Path, more: &[&str]) -> Result<Option<(PathBuf, PathBuf)>, String> {
         let (program, flags) = match self.lines("cc").first().map_or("gcc", String::as_str) {
             "gcc" => ("gcc", X86_64),
             "clang" => ("clang", X86_64),
@@ -148,23 +148,33 @@ impl Fixture {
         if problems.is_empty() { Outcome::Passed } else { Outcome::Failed(problems.join("\n    ")) }
     }
 
+    /// The comparison as a command.
+    fn command(&self, work: &Path, before: &Path, after: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_klp-build"));
+        command.args(["diff", "-o"]).arg(work.join("out.o")).arg(before).arg(after);
+        command.args(self.lines("args").iter().flat_map(|line| line.split_whitespace()));
+        let line = |l: &String| {
+            let mut words = l.split_whitespace();
+            let (name, object) = (words.next().unwrap_or_default(), words.next().unwrap_or("vmlinux"));
+            format!("0x00000000\t{name}\t{object}\tEXPORT_SYMBOL\t{}\n", words.next().unwrap_or_default())
+        };
+        // Every kernel that can be patched exports the tracer's entry.
+        let tracer = "__fentry__ vmlinux".to_owned();
+        let text: String = self.lines("symvers").iter().chain([&tracer]).map(line).collect();
+        fs::write(work.join("Module.symvers"), text).expect("writable");
+        command.arg("--symvers").arg(work.join("Module.symvers"));
+        command
+    }
+
+    /// What a person sees of the comparison.
+    pub fn output(&self, work: &Path) -> std::process::Output {
+        let (before, after) = self.compile(work, &[]).expect("it compiles").expect("its compiler is installed");
+        self.command(work, &before, &after).output().expect("klp-build runs")
+    }
+
     fn problems(&self, work: &Path, before: &Path, after: &Path) -> Vec<String> {
         let out = work.join("out.o");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_klp-build"));
-        command.args(["diff", "--json", "-o"]).arg(&out).arg(before).arg(after);
-        command.args(self.lines("args").iter().flat_map(|line| line.split_whitespace()));
-        // Every kernel that can be patched exports the tracer's entry.
-        {
-            let line = |l: &String| {
-                let mut words = l.split_whitespace();
-                let (name, object) = (words.next().unwrap_or_default(), words.next().unwrap_or("vmlinux"));
-                format!("0x00000000\t{name}\t{object}\tEXPORT_SYMBOL\t{}\n", words.next().unwrap_or_default())
-            };
-            let text: String = self.lines("symvers").iter().chain([&"__fentry__ vmlinux".to_owned()]).map(line).collect();
-            fs::write(work.join("Module.symvers"), text).expect("writable");
-            command.arg("--symvers").arg(work.join("Module.symvers"));
-        }
-        let output = command.output().expect("klp-build runs");
+        let output = self.command(work, before, after).arg("--json").output().expect("klp-build runs");
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let Ok(report) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
             return vec![format!("no report, status {:?}: {errors}", output.status.code())];
@@ -299,6 +309,14 @@ impl Fixture {
     /// Each side, and the written patch object too, through the writer and the reader.
     pub fn check_round_trip(&self) -> Outcome {
         self.on_each_side(objects::lost_in_writing)
+    }
+
+    /// Forty changes to each side.
+    pub fn check_mutations(&self) -> Outcome {
+        self.on_each_side(|object| {
+            let unseen = objects::unseen_mutations(object, 40, 0x5eed);
+            (!unseen.is_empty()).then(|| format!("unseen: {}", unseen.join(", ")))
+        })
     }
 
     fn on_each_side(&self, check: impl Fn(&Object) -> Option<String>) -> Outcome {
