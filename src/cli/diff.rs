@@ -59,7 +59,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     if diff.is_empty() {
         report.outcome = Outcome::Unchanged;
     } else {
-        let depends: BTreeSet<String> = symvers.exports.values().map(|e| e.object.clone()).collect();
+        let depends = depends(&original, &symvers);
         let world = World {
             object: &name,
             symvers: &symvers,
@@ -94,4 +94,15 @@ fn read(path: &Path) -> Result<Object> {
 
 fn object_name(object: &Object) -> String {
     readback::modinfo(object, "name").next().unwrap_or_else(|| "vmlinux".to_owned())
+}
+
+/// Modules whose exports the original object uses already, or says it depends on.
+fn depends(original: &Object, symvers: &Symvers) -> BTreeSet<String> {
+    let undefined = original.symbols.iter().filter(|s| s.place == elf::Place::Undefined);
+    let mut depends: BTreeSet<String> =
+        undefined.filter_map(|s| symvers.get(&s.name)).map(|export| export.object.clone()).collect();
+    for list in readback::modinfo(original, "depends") {
+        depends.extend(list.split(',').map(str::to_owned));
+    }
+    depends
 }

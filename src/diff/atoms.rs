@@ -179,7 +179,9 @@ impl<'o> Side<'o> {
 
     /// Whether the atom's section is writable.
     pub fn is_writable(&self, id: AtomId) -> bool {
-        self.object.section(self.atom(id).section).sh_flags & shf::WRITE != 0
+        let section = self.object.section(self.atom(id).section);
+        // Constants with addresses in them are only writable until they are relocated.
+        section.sh_flags & shf::WRITE != 0 && !section.name.starts_with(".data.rel.ro")
     }
 
     /// Whether a symbol of the atom can be seen from other units.
@@ -208,7 +210,9 @@ impl<'o> Side<'o> {
     /// cut there, and must stay in one piece when it is carried.
     pub fn anonymous_run(&self, id: AtomId) -> Vec<AtomId> {
         let all = &self.of_section[self.atom(id).section.index()];
-        let at = all.iter().position(|a| *a == id).unwrap_or(0);
+        let start = self.atom(id).start;
+        let at = all.partition_point(|a| self.atom(*a).start < start);
+        let at = all[at..].iter().position(|a| *a == id).map_or(0, |i| at + i);
         let anonymous = |i: &usize| self.atom(all[*i]).kind == Kind::Anonymous;
         let first = (0..at).rev().take_while(anonymous).last().unwrap_or(at);
         let last = (at..all.len()).take_while(anonymous).last().unwrap_or(at);
@@ -314,6 +318,9 @@ impl<'o> Side<'o> {
             let symbol = self.object.symbol(*s);
             (symbol.st_value, symbol.st_bind == stb::LOCAL, symbol.st_bind == stb::WEAK, s.0)
         });
+        let is_code = section.sh_flags & shf::EXECINSTR != 0;
+        let alone = named.first().map(|s| self.object.symbol(*s).st_value)
+            == named.last().map(|s| self.object.symbol(*s).st_value);
         let mut pieces: Vec<Piece> = Vec::new();
         let mut at = 0;
         let mut i = 0;
@@ -339,15 +346,18 @@ impl<'o> Side<'o> {
             }
             let mut start = value;
             if is_code {
-                start = prefixes.iter().copied().find(|p| *p >= at && *p <= value).unwrap_or(value);
+                let first = prefixes.partition_point(|p| *p < at);
+                start = prefixes.get(first).copied().filter(|p| *p <= value).unwrap_or(value);
             }
-            let gap_is_padding =
-                section.data.get(at as usize..start as usize).is_none_or(|gap| is_code || gap.iter().all(|b| *b == 0));
+            // Zeros up to the next thing's alignment are padding; more of them are data without a name.
+            let gap_is_padding = section.data.get(at as usize..start as usize).is_none_or(|gap| {
+                is_code || (gap.iter().all(|b| *b == 0) && (gap.len() as u64) < section.sh_addralign.max(1))
+            });
             if start > at && !gap_is_padding {
                 pieces.push((at, start, Kind::Anonymous, Vec::new()));
             }
             // A lone function owns its whole section, the padding around it included.
-            if is_code && named.iter().all(|s| self.object.symbol(*s).st_value == value) {
+            if is_code && alone {
                 start = 0;
                 end = section.sh_size;
             }
@@ -356,7 +366,8 @@ impl<'o> Side<'o> {
             at = end;
         }
         let tail = section.data.get(at as usize..).unwrap_or(&[]);
-        if at < section.sh_size && (pieces.is_empty() || tail.iter().any(|b| *b != 0)) {
+        let is_padding = tail.iter().all(|b| *b == 0) && (is_code || (tail.len() as u64) < section.sh_addralign.max(1));
+        if at < section.sh_size && (pieces.is_empty() || !is_padding) {
             pieces.push((at, section.sh_size, Kind::Anonymous, Vec::new()));
         }
         pieces
@@ -408,11 +419,11 @@ impl<'o> Side<'o> {
                 })
                 .collect();
             if functions.len() > 1 {
+                let symbol = self.object.symbol_ids().find(|s| {
+                    let s = self.object.symbol(*s);
+                    s.st_type == stt::SECTION && s.place == Place::Section(id)
+                });
                 for hidden in self.arch.hidden_branches(section, &functions) {
-                    let symbol = self.object.symbol_ids().find(|s| {
-                        let s = self.object.symbol(*s);
-                        s.st_type == stt::SECTION && s.place == Place::Section(id)
-                    });
                     // Without a section symbol, the function symbol at the target serves as well.
                     let named = self.find(id, hidden.target as i64).and_then(|a| self.atom(a).symbols.first().copied());
                     let Some(symbol) = symbol.or(named) else { continue };
@@ -465,10 +476,9 @@ impl<'o> Side<'o> {
         let mut cuts: HashMap<SectionId, Vec<u64>> = HashMap::new();
         for (reloc, site) in all.iter().flatten() {
             let Some(symbol) = reloc.symbol.map(|s| self.object.symbol(s)) else { continue };
-            if let Place::Section(id) = symbol.place
-                && symbol.st_type == stt::SECTION
-            {
-                let offset = symbol.st_value as i64 + reloc.r_addend + site.adjust;
+            if let Place::Section(id) = symbol.place {
+                let within = if symbol.st_type == stt::SECTION { reloc.r_addend + site.adjust } else { 0 };
+                let offset = symbol.st_value as i64 + within;
                 if let Ok(offset) = u64::try_from(offset) {
                     cuts.entry(id).or_default().push(offset);
                 }
@@ -516,8 +526,12 @@ impl<'o> Side<'o> {
                         Target::Atom(atom, offset + reloc.r_addend + site.adjust)
                     }
                     Place::Section(section) => {
-                        let offset = symbol.st_value as i64 + reloc.r_addend + site.adjust;
-                        match self.find(section, offset) {
+                        // A label means what lies at it, however far the addend leads: `"0123"[i - 20]` becomes `.LC0-20`,
+                        // which gas leaves so for merged sections (gas/write.c, adjust_reloc_syms).
+                        let base = symbol.st_value as i64;
+                        let offset = base + reloc.r_addend + site.adjust;
+                        let meant = if symbol.st_type == stt::SECTION { offset } else { base };
+                        match self.find(section, meant) {
                             Some(atom) => Target::Atom(atom, offset - self.atom(atom).start as i64),
                             None => Target::Symbol(id, reloc.r_addend),
                         }

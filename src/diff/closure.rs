@@ -13,7 +13,7 @@ use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::special::Rule;
 use super::verdict::{Diff, Verdict};
-use crate::elf::object::{stb, stt};
+use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
 use crate::error::{Reason, Refusal};
 
@@ -166,6 +166,11 @@ impl Walk<'_, '_> {
                 if side.is_init(target) {
                     return Err(self.gone(from, r, target));
                 }
+                if side.atom(target).kind == Kind::Anonymous
+                    && let Some(what) = no_copy(side, target)
+                {
+                    return Err(self.nameless(from, r, target, what));
+                }
                 Ok(Dest::Carried(target, offset))
             }
         }
@@ -173,7 +178,7 @@ impl Walk<'_, '_> {
 
     fn undefined(&self, id: SymbolId, addend: i64) -> Dest {
         let symbol = self.side().object.symbol(id);
-        if symbol.place == Place::Absolute {
+        if symbol.place == Place::Absolute && symbol.st_type != stt::FILE {
             return Dest::Constant(symbol.st_value as i64 + addend);
         }
         let weak = symbol.st_bind == stb::WEAK;
@@ -199,11 +204,18 @@ impl Walk<'_, '_> {
 
     fn data(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
         let side = self.side();
-        if side.is_private(target) || self.diff.data.recarried.contains(&target) {
+        if self.is_stretched(r, target, offset) {
+            return Err(self.nameless(from, r, target, "data outside of every symbol"));
+        }
+        let constant = self.diff.twins.constants.contains_key(&target);
+        if (side.is_private(target) && !constant) || self.diff.data.recarried.contains(&target) {
             if side.is_init(target) {
                 return Err(self.gone(from, r, target));
             }
             return Ok(Dest::Carried(target, offset));
+        }
+        if constant {
+            return self.kernel_owned(from, r, target, offset);
         }
         if self.diff.twins.backward.contains_key(&target) {
             return self.kernel_owned(from, r, target, offset);
@@ -219,7 +231,8 @@ impl Walk<'_, '_> {
 
     /// A reference to what the kernel has: by the original's name.
     fn kernel_owned(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
-        let Some(twin) = self.diff.twins.backward.get(&target).copied() else {
+        let twins = &self.diff.twins;
+        let Some(twin) = twins.backward.get(&target).or_else(|| twins.constants.get(&target)).copied() else {
             if let Some(candidates) = self.diff.twins.ambiguous.get(&target) {
                 return Err(Box::new(self.ambiguous(from, target, candidates)));
             }
@@ -268,6 +281,31 @@ impl Walk<'_, '_> {
         self.out.runtime_consts.push(found);
     }
 
+    /// Whether a reference through a section's symbol leads beside everything in it: what it means cannot be told
+    /// where the section holds more than one thing.
+    fn is_stretched(&self, r: &Ref, target: AtomId, offset: i64) -> bool {
+        let side = self.side();
+        let atom = side.atom(target);
+        let through_section = r.reloc.symbol.is_some_and(|s| side.object.symbol(s).st_type == stt::SECTION);
+        through_section
+            && side.of_section[atom.section.index()].len() > 1
+            && (offset < 0 || offset > (atom.end - atom.start) as i64)
+    }
+
+    fn nameless(&self, from: AtomId, r: &Ref, target: AtomId, what: &str) -> Box<Refusal> {
+        let side = self.side();
+        let (user, section) = (side.name(from), side.section_name(target));
+        Box::new(
+            Refusal::new(
+                Reason::UnresolvedSymbol,
+                format!("`{user}` refers to {what} in `{section}`, which has no name in the running kernel"),
+                "patch a function that calls it instead, or compile with -ffunction-sections -fdata-sections",
+            )
+            .symbol(user)
+            .at(side.section_name(from), r.reloc.r_offset),
+        )
+    }
+
     fn gone(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
         let side = self.side();
         let (user, name, section) = (side.name(from), side.name(target), side.section_name(target));
@@ -304,4 +342,17 @@ pub fn naming_offset(side: &Side<'_>, id: AtomId) -> i64 {
     let atom = side.atom(id);
     let symbol = atom.symbols.iter().map(|s| side.object.symbol(*s)).find(|s| s.st_type != stt::SECTION);
     symbol.map_or(0, |s| s.st_value as i64 - atom.start as i64)
+}
+
+/// Why something without a name cannot be carried as a copy: it has state, or it is code of unknown extent.
+fn no_copy(side: &Side<'_>, id: AtomId) -> Option<&'static str> {
+    let section = side.object.section(side.atom(id).section);
+    if side.rule(id).is_some() || section.name == ".fixup" {
+        return None;
+    }
+    if section.sh_flags & shf::EXECINSTR != 0 {
+        return Some("code");
+    }
+    // `.data..L*`: the compiler's own descriptions, as for sanitizers.
+    (side.is_writable(id) && !section.name.starts_with(".data..L")).then_some("writable data")
 }

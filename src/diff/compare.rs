@@ -34,12 +34,20 @@ pub struct Compare<'a, 'o> {
     pub twins: &'a Twins,
     /// Answers so far; `None` while being worked out, which counts as equal (greatest fixed point).
     memo: RefCell<HashMap<(AtomId, AtomId), Option<bool>>>,
+    /// Pairs found equal while others were still being worked out: taken back when one of those is not.
+    assumed: RefCell<Vec<(AtomId, AtomId)>>,
 }
 
 impl<'a, 'o> Compare<'a, 'o> {
     /// A comparison under this map.
     pub fn new(original: &'a Side<'o>, patched: &'a Side<'o>, twins: &'a Twins) -> Self {
-        Compare { original, patched, twins, memo: RefCell::new(HashMap::new()) }
+        Compare {
+            original,
+            patched,
+            twins,
+            memo: RefCell::new(HashMap::new()),
+            assumed: RefCell::new(Vec::new()),
+        }
     }
 
     /// The first difference between the contents of two atoms, if any.
@@ -61,7 +69,13 @@ impl<'a, 'o> Compare<'a, 'o> {
         };
         let masked_a = fields(self.original, refs_a, a.start);
         let masked_b = fields(self.patched, refs_b, b.start);
-        let byte_difference = first_unmasked_difference(bytes_a, bytes_b, &masked_a, &masked_b);
+        // What has no bytes in the file (.bss) is zero in memory.
+        let zeros = |len: u64| vec![0; len as usize];
+        let byte_difference = match (bytes_a.is_empty() && len_a > 0, bytes_b.is_empty() && len_b > 0) {
+            (true, false) => first_unmasked_difference(&zeros(len_b), bytes_b, &masked_a, &masked_b),
+            (false, true) => first_unmasked_difference(bytes_a, &zeros(len_a), &masked_a, &masked_b),
+            _ => first_unmasked_difference(bytes_a, bytes_b, &masked_a, &masked_b),
+        };
         let mut ref_difference = None;
         for (ra, rb) in refs_a.iter().zip(refs_b) {
             let (oa, ob) = (ra.reloc.r_offset - a.start, rb.reloc.r_offset - b.start);
@@ -105,8 +119,19 @@ impl<'a, 'o> Compare<'a, 'o> {
             return known.unwrap_or(true);
         }
         self.memo.borrow_mut().insert((old, new), None);
+        let before = self.assumed.borrow().len();
         let same = self.difference(old, new).is_none();
-        self.memo.borrow_mut().insert((old, new), Some(same));
+        let mut memo = self.memo.borrow_mut();
+        memo.insert((old, new), Some(same));
+        let mut assumed = self.assumed.borrow_mut();
+        if same {
+            assumed.push((old, new));
+        } else {
+            // They may be equal only because this pair was taken to be.
+            for pair in assumed.drain(before..) {
+                memo.remove(&pair);
+            }
+        }
         same
     }
 
@@ -172,9 +197,6 @@ impl<'a, 'o> Compare<'a, 'o> {
         }
         if ka == Kind::Data && names::stem(self.original.name(a)) != names::stem(self.patched.name(b)) {
             return Some(format!("refers to `{}` instead of `{}`", self.patched.name(b), self.original.name(a)));
-        }
-        if self.original.section_name(a).starts_with("__bug_table") || ka == Kind::Entry {
-            // An entry refers back to the code it is about; that is compared with the code's own tables.
         }
         (!self.same(a, b)).then(|| match ka {
             Kind::Text => {

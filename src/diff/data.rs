@@ -9,6 +9,7 @@ use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
 use super::special::Rule;
+use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
 use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
@@ -17,7 +18,12 @@ use crate::error::{Reason, Refusal};
 type Readers = HashMap<AtomId, HashSet<AtomId>>;
 
 /// Finds data that changed or is new.
-pub fn changes(compare: &Compare<'_, '_>, functions: &[FunctionVerdict], refusals: &mut Vec<Refusal>) -> DataChanges {
+pub fn changes(
+    compare: &Compare<'_, '_>,
+    (old_tables, new_tables): (&Tables, &Tables),
+    functions: &[FunctionVerdict],
+    refusals: &mut Vec<Refusal>,
+) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
     let mut out = DataChanges::default();
     let mut readers: Option<(Readers, Readers)> = None;
@@ -32,14 +38,25 @@ pub fn changes(compare: &Compare<'_, '_>, functions: &[FunctionVerdict], refusal
             }
             continue;
         };
-        let Some(difference) = compare.difference(twin, id) else { continue };
-        if new.rule(id).is_some_and(|rule| matches!(rule, Rule::Registration | Rule::Dropped(_) | Rule::Callbacks)) {
-            // Compared as a set by `registered`.
+        if let Some(refusal) = section_changed(compare, twin, id) {
+            refusals.push(refusal);
             continue;
+        }
+        let Some(difference) = compare.difference(twin, id) else { continue };
+        match new.rule(id) {
+            Some(Rule::Dropped(_) | Rule::Callbacks) => continue,
+            Some(Rule::Registration) => {
+                // Texts of module information are compared as a set by `registered`.
+                if new.section_name(id) != ".modinfo" {
+                    refusals.push(registration_changed(compare, twin, id, &difference));
+                }
+                continue;
+            }
+            _ => {}
         }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
         if constant && new.rule(id).is_none() {
-            let (old_readers, new_readers) = readers.get_or_insert_with(|| (read_by(old), read_by(new)));
+            let (old_readers, new_readers) = readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));
             if only_changed_read(old_readers.get(&twin), functions, |f| f.original)
                 && only_changed_read(new_readers.get(&id), functions, |f| f.patched)
             {
@@ -59,13 +76,13 @@ fn named_data<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
     })
 }
 
-/// Which atoms refer to each datum (functions as they are, cold parts too).
-fn read_by(side: &Side<'_>) -> Readers {
+/// Which atoms refer to each datum; a cold part counts as its function.
+fn read_by(side: &Side<'_>, tables: &Tables) -> Readers {
     let mut readers: Readers = HashMap::new();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {
-                readers.entry(target).or_default().insert(id);
+                readers.entry(target).or_default().insert(tables.whole(id));
             }
         }
     }
@@ -80,6 +97,55 @@ fn only_changed_read(
     let Some(readers) = readers else { return false };
     let replaced: HashSet<AtomId> = functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(side).collect();
     !readers.is_empty() && readers.iter().all(|r| replaced.contains(r))
+}
+
+/// What kind of memory a section's data lies in: a variable cannot pass from one to another.
+fn memory(side: &Side<'_>, id: AtomId) -> &'static str {
+    let section = side.section_name(id);
+    if section.starts_with(".data..percpu") || section.starts_with(".bss..percpu") {
+        "per-CPU data"
+    } else if section.starts_with(".data..ro_after_init") {
+        "data that is read-only after boot"
+    } else if side.is_writable(id) {
+        "writable data"
+    } else {
+        "constant data"
+    }
+}
+
+fn section_changed(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Option<Refusal> {
+    const PER_CPU: &str = "per-CPU data";
+    let (was, is) = (memory(compare.original, old), memory(compare.patched, new));
+    // The other way round, from writable to constant, takes nothing away from the code that reads it.
+    if was == is || ((was != PER_CPU && is != PER_CPU) && is != "writable data") {
+        return None;
+    }
+    let name = compare.original.name(old);
+    Some(
+        Refusal::new(
+            Reason::DataResized,
+            format!("data `{name}` is {was} in the running kernel and would be {is}"),
+            "use a new variable, under another name",
+        )
+        .symbol(name)
+        .at(compare.original.section_name(old), 0),
+    )
+}
+
+fn registration_changed(
+    compare: &Compare<'_, '_>,
+    old: AtomId,
+    new: AtomId,
+    difference: &super::compare::Difference,
+) -> Refusal {
+    let (name, section) = (compare.original.name(old), compare.patched.section_name(new));
+    Refusal::new(
+        Reason::NeverRuns,
+        format!("changed `{name}` in `{section}` would never take effect: the kernel has read it already"),
+        "leave it out of the patch, or do its effect in a callback",
+    )
+    .symbol(name)
+    .at(section, difference.patched)
 }
 
 fn data_changed(

@@ -220,12 +220,18 @@ fn callers(side: &Side<'_>, tables: &Tables) -> HashMap<AtomId, Uses> {
             let entry = uses.entry(target).or_insert(Uses { callers: Vec::new(), address_taken: false });
             match (kind, r.usage) {
                 (Kind::Function, Use::Branch) => entry.callers.push(user),
+                // A switch's jump table leads into its function, not to it.
+                (Kind::Anonymous, _) if !is_entry(side, r.target) => {}
                 _ if side.section_name(id).starts_with(".discard.") => {}
                 _ => entry.address_taken = true,
             }
         }
     }
     uses
+}
+
+fn is_entry(side: &Side<'_>, target: Target) -> bool {
+    matches!(target, Target::Atom(id, offset) if offset == super::closure::naming_offset(side, id))
 }
 
 /// Whether any function of the object has an ftrace call site.
@@ -238,7 +244,15 @@ pub fn is_hookable(side: &Side<'_>, tables: &Tables, id: AtomId) -> bool {
     let atom = side.atom(id);
     let listed = tables.entries.get(&id).is_some_and(|e| e.contains_key("__mcount_loc"));
     let start = atom.symbols.first().map_or(atom.start, |s| side.object.symbol(*s).st_value);
+    let calls_fentry = side.arch.call_site(side.object.section(atom.section), start).is_some_and(|field| {
+        let refs = side.refs_of(id);
+        let at = refs.partition_point(|r| r.reloc.r_offset < field);
+        refs.get(at).is_some_and(|r| {
+            let name = r.reloc.symbol.map(|s| side.object.symbol(s).name.as_str());
+            r.reloc.r_offset == field && name == Some("__fentry__")
+        })
+    });
     listed
-        || side.arch.has_fentry(side.object, side.object.section(atom.section), start)
+        || calls_fentry
         || (side.object.e_machine != 62 && side.patchable.contains(&id))
 }

@@ -13,15 +13,18 @@ mod functions;
 pub mod names;
 mod registered;
 pub mod special;
+mod strays;
 pub mod tables;
 pub mod twins;
 pub mod verdict;
 
 use crate::elf::Object;
+use crate::elf::Section;
 use crate::error::{Reason, Refusal};
 use atoms::Side;
 use compare::Compare;
 use tables::Tables;
+use twins::Twins;
 pub use verdict::{Diff, FunctionVerdict, Verdict};
 
 /// What the comparison may assume.
@@ -43,17 +46,20 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
     let (Some(old), Some(new)) = (Side::new(original), Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);
     };
-    let twins = twins::correlate(&old, &new);
+    let mut twins = twins::correlate(&old, &new);
     let old_tables = Tables::new(&old);
     let new_tables = Tables::new(&new);
     let mut refusals: Vec<Refusal> = Vec::new();
-    refusals.extend(new.problems.iter().chain(&new_tables.problems).cloned());
 
     let compare = Compare::new(&old, &new, &twins);
     let mut functions = functions::verdicts(&compare, &old_tables, &new_tables);
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
-    let data = data::changes(&compare, &functions, &mut refusals);
-    registered::additions(&old, &new, &twins, &mut refusals);
+    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &mut refusals);
+    registered::additions(&old, &new, &mut refusals);
+    strays::find(&compare, &new_tables, &functions, &mut refusals);
+    unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);
+    let mut constants = Twins::default();
+    constants.find_constants(&compare);
     if old.object.has_groups != new.object.has_groups {
         refusals.push(Refusal::new(
             Reason::UnknownSection,
@@ -62,5 +68,33 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
         ));
     }
     drop(compare);
+    twins.constants = constants.constants;
+    twins.end_trials(&new, &new_tables, &functions);
     Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, refusals })
+}
+
+/// What could not be read matters as soon as anything changed: a function's entry may be in it.
+fn unread(
+    old: &Side<'_>,
+    (old_tables, new_tables): (&Tables, &Tables),
+    new: &Side<'_>,
+    functions: &[FunctionVerdict],
+    refusals: &mut Vec<Refusal>,
+) {
+    let problems: Vec<&Refusal> = new.problems.iter().chain(&new_tables.problems).collect();
+    let before = old.problems.len() + old_tables.problems.len();
+    let changed = functions.iter().any(|f| f.verdict != Verdict::Same) || !refusals.is_empty();
+    let equal = |p: &&Refusal| {
+        let find = |side: &Side<'_>| -> Option<Section> {
+            let name = p.section.as_deref()?;
+            side.object.section_named(name).map(|id| side.object.section(id).clone())
+        };
+        match (find(old), find(new)) {
+            (Some(a), Some(b)) => a.data == b.data && a.relocs.len() == b.relocs.len(),
+            _ => false,
+        }
+    };
+    if changed || problems.len() != before || !problems.iter().all(equal) {
+        refusals.extend(problems.into_iter().cloned());
+    }
 }

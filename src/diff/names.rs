@@ -35,6 +35,15 @@ pub fn is_numbered(name: &str) -> bool {
     stem(name) != name
 }
 
+/// Whether this name of a constant is the source's, and not made by the compiler or for a text.
+pub fn has_own_stem(name: &str) -> bool {
+    let base = stem(name);
+    !matches!(base.as_str(), "CSWTCH" | "C" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__")
+        && !base.starts_with("__compound_literal")
+        && !base.starts_with("__UNIQUE_ID_")
+        && !base.starts_with('.')
+}
+
 /// Whether a local datum is private to the code that uses it: compared by content, carried as a copy.
 ///
 /// These are per-use constants and caches that macros and the compiler make: lock classes, rate
@@ -46,7 +55,13 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
     }
     // Names of compiler-made tables and constant pools.
     let base = stem(name);
-    if base.starts_with(".L") || base == "CSWTCH" || base == "C" || base.starts_with("__compound_literal") {
+    if !writable
+        && (base.starts_with(".L") || base == "CSWTCH" || base == "C" || base.starts_with("__compound_literal"))
+    {
+        return true;
+    }
+    // Of the compiler's own making: sanitizer descriptions and the like (include/asm-generic/vmlinux.lds.h).
+    if section.starts_with(".data..L") {
         return true;
     }
     let last = base.rsplit('.').next().unwrap_or(&base);
@@ -61,11 +76,14 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
             | "_entry"
             | "_entry_ptr"
             | "_rs"
-            | "descriptor"
             | "__print_once"
             | "CSWTCH"
     ) && is_numbered(name)
     {
+        return true;
+    }
+    // A pr_debug call's description; a variable that is merely called so has state.
+    if last == "descriptor" && (section == "__dyndbg" || section == "__verbose") {
         return true;
     }
     if base == "__UNIQUE_ID_ddebug" || base == "__UNIQUE_ID_addressable" {

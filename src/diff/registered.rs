@@ -8,13 +8,12 @@ use std::collections::HashMap;
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::names;
 use super::special::{self, Rule};
-use super::twins::Twins;
 use crate::elf::SectionId;
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 
 /// Refuses entries of registration sections, and of allocated sections nobody knows, that only the patched side has.
-pub fn additions(old: &Side<'_>, new: &Side<'_>, twins: &Twins, refusals: &mut Vec<Refusal>) {
+pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
     let mut before: HashMap<String, HashMap<String, usize>> = HashMap::new();
     for id in old.object.section_ids() {
         if let Some(name) = registration(old, id) {
@@ -28,11 +27,10 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, twins: &Twins, refusals: &mut V
         for (entry, offset) in entries(new, id) {
             match seen.get_mut(&entry) {
                 Some(count) if *count > 0 => *count -= 1,
-                _ => refusals.push(addition(&name, &entry, offset)),
+                _ => refusals.push(addition(&name, shown(&entry), offset)),
             }
         }
     }
-    let _ = twins;
 }
 
 fn registration(side: &Side<'_>, id: SectionId) -> Option<String> {
@@ -58,6 +56,14 @@ fn addition(section: &str, entry: &str, offset: u64) -> Refusal {
         .at(section, offset)
 }
 
+/// The part of an entry's name that is the source's: what the macros put before it says only what it is.
+fn shown(entry: &str) -> &str {
+    ["__export_symbol_", "__param_", "__event_", "__initcall__", "__ksymtab_"]
+        .iter()
+        .find_map(|prefix| entry.strip_prefix(prefix))
+        .unwrap_or(entry)
+}
+
 /// What a registration section says, without counters and line numbers: one string per entry.
 fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
     let section = side.object.section(id);
@@ -77,6 +83,12 @@ fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
         return out;
     }
     let mut out: Vec<(String, u64)> = Vec::new();
+    let atoms = &side.of_section[id.index()];
+    if !atoms.is_empty() && atoms.iter().all(|a| side.atom(*a).kind == Kind::Data) {
+        // One entry for each thing with a name.
+        out.extend(atoms.iter().map(|a| (describe(side, *a), side.atom(*a).start)));
+        return out;
+    }
     for r in &side.refs[id.index()] {
         let name = match r.target {
             Target::Atom(atom, _) => describe(side, atom),

@@ -1,21 +1,30 @@
 //! Which function or datum of the original is which one of the patched object.
 //!
-//! In: two sides. Out: [`Twins`], a one-to-one map, plus the groups where it cannot be told. Never by
-//! position. The levels, from certain to refuse, each with a real symbol that needs it:
+//! In: two sides. Out: [`Twins`], a one-to-one map, plus the groups where it cannot be told. The levels,
+//! from certain to refuse, each with a real symbol that needs it:
 //!
 //! 1. Same name, same source file, one on each side (`meminfo_proc_show`); a name that a recompilation
-//!    may renumber is not a name for this purpose.
-//! 2. Same name, one on each side, scope or file changed (a `static` taken away).
+//!    may renumber is not a name for this purpose. Of two files of one name (`core.c`, hundreds of
+//!    `main.c`) the first is the first, as long as both sides have as many.
+//! 2. Same name, one on each side, scope or file changed (a `static` taken away); data that stays
+//!    static in another file also needs a common user.
 //! 3. Same stem, one on each side: `proc_sys_fill_cache.isra.0`; for data also a common user
 //!    (`cad_work.4` of `ctrl_alt_del`), since a variable removed here and added there is not the same.
 //! 4. Same stem, several: the pair that alone shares users, size and contents (`__quirk.7`, `.8`);
-//!    then users and size; then users.
-//! 5. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
+//!    then users and size; then users. Contents decide among data of one function only when it has as
+//!    many on both sides: else one of them came or went, and it may be any.
+//! 5. Equal ones of one function (two `__quirk` in it) are taken in the order of their use, on trial:
+//!    right if the function turns out not to have changed, ambiguous if it has.
+//! 6. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::atoms::{AtomId, Kind, Side, Target};
-use super::names;
+use super::compare::Compare;
+use super::verdict::{FunctionVerdict, Verdict};
+use super::{names, tables};
+use crate::elf::SymbolId;
+use crate::elf::object::stt;
 
 /// The map between two sides.
 #[derive(Debug, Default)]
@@ -26,6 +35,11 @@ pub struct Twins {
     pub backward: HashMap<AtomId, AtomId>,
     /// Patched atoms whose original is one of several: the candidates.
     pub ambiguous: HashMap<AtomId, Vec<AtomId>>,
+    /// Pairs on trial (level 5), as groups of (original, patched).
+    pub on_trial: Vec<Vec<(AtomId, AtomId)>>,
+    /// Patched constant tables without a name of their own -> the original's equal one: the kernel may hold its
+    /// address, as it does of a function's `static const struct file_operations`.
+    pub constants: HashMap<AtomId, AtomId>,
 }
 
 impl Twins {
@@ -33,25 +47,151 @@ impl Twins {
         self.forward.insert(original, patched);
         self.backward.insert(patched, original);
     }
+
+    /// Level 5: pairs on trial that a changed function uses are ambiguous after all.
+    pub fn end_trials(&mut self, new: &Side<'_>, tables: &tables::Tables, functions: &[FunctionVerdict]) {
+        if self.on_trial.is_empty() {
+            return;
+        }
+        let mut used: HashSet<AtomId> = HashSet::new();
+        for id in functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(|f| f.patched) {
+            let entries = tables.entries.get(&id).into_iter().flat_map(|e| e.values().flatten().copied());
+            for part in tables.all_parts(id).into_iter().chain(entries) {
+                used.extend(new.refs_of(part).iter().filter_map(|r| match r.target {
+                    Target::Atom(atom, _) => Some(atom),
+                    _ => None,
+                }));
+            }
+        }
+        for group in std::mem::take(&mut self.on_trial) {
+            if !group.iter().any(|(_, patched)| used.contains(patched)) {
+                continue;
+            }
+            let candidates: Vec<AtomId> = group.iter().map(|(original, _)| *original).collect();
+            for (original, patched) in group {
+                self.forward.remove(&original);
+                self.backward.remove(&patched);
+                self.ambiguous.insert(patched, candidates.clone());
+            }
+        }
+    }
+
+    /// Finds the original of each constant table that has an identity but no lasting name.
+    pub fn find_constants(&mut self, compare: &Compare<'_, '_>) {
+        let (old, new) = (compare.original, compare.patched);
+        let files = Files::new(old, new);
+        let table = |side: &Side<'_>, id: AtomId| {
+            let outwards = |r: &super::atoms::Ref| match r.target {
+                // A table of labels belongs to its very function.
+                Target::Atom(atom, offset) => {
+                    side.atom(atom).kind != Kind::Function || offset == super::closure::naming_offset(side, atom)
+                }
+                _ => true,
+            };
+            side.atom(id).kind == Kind::Data
+                && side.is_private(id)
+                && !side.is_writable(id)
+                && side.rule(id).is_none()
+                && names::has_own_stem(side.name(id))
+                && !side.refs_of(id).is_empty()
+                && side.refs_of(id).iter().all(outwards)
+        };
+        let mut theirs: HashMap<(String, Option<FileKey>), Vec<AtomId>> = HashMap::new();
+        for id in old.ids().filter(|id| table(old, *id)) {
+            theirs.entry((names::stem(old.name(id)), files.of_old(old, id))).or_default().push(id);
+        }
+        if theirs.is_empty() {
+            return;
+        }
+        let (old_users, new_users) = (users(old), users(new));
+        for id in new.ids().filter(|id| table(new, *id)) {
+            let Some(all) = theirs.get(&(names::stem(new.name(id)), files.of_new(new, id))) else { continue };
+            let equal: Vec<AtomId> = all.iter().copied().filter(|old| compare.same(*old, id)).collect();
+            let of_same_users = |old: &&AtomId| users_of(&old_users, **old) == users_of(&new_users, id);
+            let shared: Vec<&AtomId> = equal.iter().filter(of_same_users).collect();
+            if let [one] = shared.as_slice() {
+                self.constants.insert(id, **one);
+            }
+        }
+    }
+}
+
+/// A source file: its name, and which of several of that name.
+type FileKey = (String, usize);
+
+/// The source files of both sides, matched by name and order.
+struct Files {
+    old: HashMap<SymbolId, FileKey>,
+    new: HashMap<SymbolId, FileKey>,
+}
+
+impl Files {
+    fn new(original: &Side<'_>, patched: &Side<'_>) -> Files {
+        let list = |side: &Side<'_>| {
+            let mut seen: HashMap<String, Vec<SymbolId>> = HashMap::new();
+            for id in side.object.symbol_ids().filter(|id| side.object.symbol(*id).st_type == stt::FILE) {
+                seen.entry(side.object.symbol(id).name.clone()).or_default().push(id);
+            }
+            seen
+        };
+        let (theirs, ours) = (list(original), list(patched));
+        let keys = |mine: &HashMap<String, Vec<SymbolId>>, other: &HashMap<String, Vec<SymbolId>>| {
+            let mut keys = HashMap::new();
+            for (name, ids) in mine {
+                let matched = other.get(name).is_some_and(|o| o.len() == ids.len());
+                for (i, id) in ids.iter().enumerate() {
+                    keys.insert(*id, (name.clone(), if matched { i } else { 0 }));
+                }
+            }
+            keys
+        };
+        Files { old: keys(&theirs, &ours), new: keys(&ours, &theirs) }
+    }
+
+    fn key(keys: &HashMap<SymbolId, FileKey>, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
+        keys.get(&side.object.symbol(*side.atom(id).symbols.first()?).file?).cloned()
+    }
+
+    fn of_old(&self, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
+        Files::key(&self.old, side, id)
+    }
+
+    fn of_new(&self, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
+        Files::key(&self.new, side, id)
+    }
 }
 
 /// Pairs the functions and the named data of two sides.
 pub fn correlate(original: &Side<'_>, patched: &Side<'_>) -> Twins {
     let mut twins = Twins::default();
+    let files = Files::new(original, patched);
     let certain = |side: &Side<'_>, id: AtomId| !names::is_numbered(side.name(id));
+    let name = |side: &Side<'_>, id: AtomId| (side.atom(id).kind, side.name(id).to_owned());
+    let scope = |side: &Side<'_>, id: AtomId, key: Option<FileKey>| if side.is_global(id) { None } else { key };
     // 1: name and file.
-    pair_unique(original, patched, &mut twins, |side, id| {
-        certain(side, id).then(|| (side.atom(id).kind, side.name(id).to_owned(), scope(side, id).map(str::to_owned)))
+    let theirs = index(original, &twins.forward, |id| {
+        certain(original, id).then(|| (name(original, id), scope(original, id, files.of_old(original, id))))
     });
+    let ours = index(patched, &twins.backward, |id| {
+        certain(patched, id).then(|| (name(patched, id), scope(patched, id, files.of_new(patched, id))))
+    });
+    pair_unique(&theirs, &ours, &mut twins, |_, _| true);
+    let (old_users, new_users) = (users(original), users(patched));
     // 2: name alone.
-    pair_unique(original, patched, &mut twins, |side, id| {
-        certain(side, id).then(|| (side.atom(id).kind, side.name(id).to_owned()))
+    let theirs = index(original, &twins.forward, |id| certain(original, id).then(|| name(original, id)));
+    let ours = index(patched, &twins.backward, |id| certain(patched, id).then(|| name(patched, id)));
+    pair_unique(&theirs, &ours, &mut twins, |old, new| {
+        original.atom(old).kind == Kind::Function
+            || original.is_global(old)
+            || patched.is_global(new)
+            || original.file(old) == patched.file(new)
+            || !users_of(&old_users, old).is_disjoint(users_of(&new_users, new))
     });
     // Other names of one function: an alias may have become the first.
     pair_by_alias(original, patched, &mut twins);
     // 3 and 4 for functions first, since users of data are named by their functions.
     for kind in [Kind::Function, Kind::Data] {
-        pair_numbered(original, patched, &mut twins, kind);
+        pair_numbered(original, patched, &mut twins, kind, &files, &old_users, &new_users);
     }
     twins
 }
@@ -64,30 +204,37 @@ fn candidates<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
     })
 }
 
-fn scope<'o>(side: &Side<'o>, id: AtomId) -> Option<&'o str> {
+fn file_scope<'o>(side: &Side<'o>, id: AtomId) -> Option<&'o str> {
     if side.is_global(id) { None } else { side.file(id) }
 }
 
-fn pair_unique<K: std::hash::Hash + Eq>(
-    original: &Side<'_>,
-    patched: &Side<'_>,
-    twins: &mut Twins,
-    key: impl Fn(&Side<'_>, AtomId) -> Option<K>,
-) {
-    let index = |side: &Side<'_>, taken: &HashMap<AtomId, AtomId>| {
-        let mut map: HashMap<K, Vec<AtomId>> = HashMap::new();
-        for id in candidates(side).filter(|id| !taken.contains_key(id)) {
-            if let Some(key) = key(side, id) {
-                map.entry(key).or_default().push(id);
-            }
+fn index<K: std::hash::Hash + Eq>(
+    side: &Side<'_>,
+    taken: &HashMap<AtomId, AtomId>,
+    key: impl Fn(AtomId) -> Option<K>,
+) -> HashMap<K, Vec<AtomId>> {
+    let mut map: HashMap<K, Vec<AtomId>> = HashMap::new();
+    for id in candidates(side).filter(|id| !taken.contains_key(id)) {
+        if let Some(key) = key(id) {
+            map.entry(key).or_default().push(id);
         }
-        map
-    };
-    let theirs = index(original, &twins.forward);
-    let ours = index(patched, &twins.backward);
-    for (key, old) in &theirs {
+    }
+    map
+}
+
+fn pair_unique<K: std::hash::Hash + Eq>(
+    theirs: &HashMap<K, Vec<AtomId>>,
+    ours: &HashMap<K, Vec<AtomId>>,
+    twins: &mut Twins,
+    accept: impl Fn(AtomId, AtomId) -> bool,
+) {
+    for (key, old) in theirs {
         if let ([old], Some([new])) = (old.as_slice(), ours.get(key).map(Vec::as_slice)) {
-            twins.pair(*old, *new);
+            if accept(*old, *new) {
+                twins.pair(*old, *new);
+            } else {
+                twins.ambiguous.insert(*new, vec![*old]);
+            }
         }
     }
 }
@@ -96,14 +243,14 @@ fn pair_by_alias(original: &Side<'_>, patched: &Side<'_>, twins: &mut Twins) {
     let mut by_name: HashMap<(&str, Option<&str>), Option<AtomId>> = HashMap::new();
     for id in candidates(original).filter(|id| !twins.forward.contains_key(id)) {
         for symbol in &original.atom(id).symbols {
-            let key = (original.object.symbol(*symbol).name.as_str(), scope(original, id));
+            let key = (original.object.symbol(*symbol).name.as_str(), file_scope(original, id));
             by_name.entry(key).and_modify(|e| *e = None).or_insert(Some(id));
         }
     }
     let open: Vec<AtomId> = candidates(patched).filter(|id| !twins.backward.contains_key(id)).collect();
     for id in open {
         for symbol in &patched.atom(id).symbols {
-            let key = (patched.object.symbol(*symbol).name.as_str(), scope(patched, id));
+            let key = (patched.object.symbol(*symbol).name.as_str(), file_scope(patched, id));
             if let Some(Some(old)) = by_name.get(&key)
                 && !twins.forward.contains_key(old)
                 && original.atom(*old).kind == patched.atom(id).kind
@@ -116,62 +263,102 @@ fn pair_by_alias(original: &Side<'_>, patched: &Side<'_>, twins: &mut Twins) {
     }
 }
 
-/// Levels 3 to 5 for one kind.
-fn pair_numbered(original: &Side<'_>, patched: &Side<'_>, twins: &mut Twins, kind: Kind) {
-    let group = |side: &Side<'_>, taken: &HashMap<AtomId, AtomId>| {
-        let mut map: BTreeMap<(String, Option<String>), Vec<AtomId>> = BTreeMap::new();
-        for id in candidates(side).filter(|id| !taken.contains_key(id) && side.atom(*id).kind == kind) {
-            let stem = names::stem(side.name(id));
-            map.entry((stem, side.file(id).map(str::to_owned))).or_default().push(id);
-        }
-        map
-    };
-    let theirs = group(original, &twins.forward);
-    let ours = group(patched, &twins.backward);
-    if theirs.is_empty() || ours.is_empty() {
-        return;
+/// Levels 3 to 6 for one kind.
+fn pair_numbered(
+    original: &Side<'_>,
+    patched: &Side<'_>,
+    twins: &mut Twins,
+    kind: Kind,
+    files: &Files,
+    old_users: &Users,
+    new_users: &Users,
+) {
+    let mut theirs: BTreeMap<(String, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
+    for id in open(original, &twins.forward, kind) {
+        theirs.entry((names::stem(original.name(id)), files.of_old(original, id))).or_default().push(id);
     }
-    let old_users = users(original);
-    let new_users = users(patched);
+    let mut ours: BTreeMap<(String, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
+    for id in open(patched, &twins.backward, kind) {
+        ours.entry((names::stem(patched.name(id)), files.of_new(patched, id))).or_default().push(id);
+    }
     for (key, old) in &theirs {
         let Some(new) = ours.get(key) else { continue };
         if let ([old], [new]) = (old.as_slice(), new.as_slice()) {
-            let shared = kind == Kind::Function
-                || old_users.get(old).is_none_or(BTreeSet::is_empty)
-                || !old_users[old].is_disjoint(new_users.get(new).unwrap_or(&BTreeSet::new()));
-            if shared {
+            let (a, b) = (users_of(old_users, *old), users_of(new_users, *new));
+            if kind == Kind::Function || !a.is_disjoint(b) || (a.is_empty() && b.is_empty()) {
                 twins.pair(*old, *new);
             } else {
                 twins.ambiguous.insert(*new, vec![*old]);
             }
             continue;
         }
-        let no_one = BTreeSet::new();
         for level in 0..3 {
-            let signature = |side: &Side<'_>, users: &HashMap<AtomId, BTreeSet<String>>, id: AtomId| {
-                let size = side.atom(id).end - side.atom(id).start;
-                let content = if level == 0 { Some(shape(side, id)) } else { None };
-                (users.get(&id).unwrap_or(&no_one).clone(), (level < 2).then_some(size), content)
-            };
-            let mut map: HashMap<_, (Vec<AtomId>, Vec<AtomId>)> = HashMap::new();
-            for id in old.iter().filter(|id| !twins.forward.contains_key(id)) {
-                map.entry(signature(original, &old_users, *id)).or_default().0.push(*id);
-            }
-            for id in new.iter().filter(|id| !twins.backward.contains_key(id)) {
-                map.entry(signature(patched, &new_users, *id)).or_default().1.push(*id);
-            }
-            for (old, new) in map.values() {
-                if let ([old], [new]) = (old.as_slice(), new.as_slice()) {
-                    twins.pair(*old, *new);
-                }
-            }
+            pair_level(original, patched, twins, (old, new), level, (old_users, new_users));
         }
         let rest: Vec<AtomId> = old.iter().copied().filter(|id| !twins.forward.contains_key(id)).collect();
         if !rest.is_empty() {
-            let open: HashSet<AtomId> = new.iter().copied().filter(|id| !twins.backward.contains_key(id)).collect();
-            for id in open {
+            for id in new.iter().copied().filter(|id| !twins.backward.contains_key(id)) {
                 twins.ambiguous.insert(id, rest.clone());
             }
+        }
+    }
+}
+
+fn open<'s>(
+    side: &'s Side<'_>,
+    taken: &'s HashMap<AtomId, AtomId>,
+    kind: Kind,
+) -> impl Iterator<Item = AtomId> + 's {
+    candidates(side).filter(move |id| side.atom(*id).kind == kind && !taken.contains_key(id))
+}
+
+/// One of the levels 4 and 5: pairs what alone has its signature.
+fn pair_level(
+    original: &Side<'_>,
+    patched: &Side<'_>,
+    twins: &mut Twins,
+    (old, new): (&[AtomId], &[AtomId]),
+    level: usize,
+    (old_users, new_users): (&Users, &Users),
+) {
+    let old: Vec<AtomId> = old.iter().copied().filter(|id| !twins.forward.contains_key(id)).collect();
+    let new: Vec<AtomId> = new.iter().copied().filter(|id| !twins.backward.contains_key(id)).collect();
+    let outer = |side: &Side<'_>, users: &Users, id: AtomId| {
+        let size = side.atom(id).end - side.atom(id).start;
+        (users_of(users, id).clone(), (level < 2).then_some(size))
+    };
+    let mut map: BTreeMap<_, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
+    let mut balance: BTreeMap<_, i64> = BTreeMap::new();
+    for id in old {
+        let outer = outer(original, old_users, id);
+        *balance.entry(outer.clone()).or_default() += 1;
+        map.entry((outer, (level == 0).then(|| shape(original, id)))).or_default().0.push(id);
+    }
+    for id in new {
+        let outer = outer(patched, new_users, id);
+        *balance.entry(outer.clone()).or_default() -= 1;
+        map.entry((outer, (level == 0).then(|| shape(patched, id)))).or_default().1.push(id);
+    }
+    for ((outer, _), (mut old, mut new)) in map {
+        if old.is_empty() || old.len() != new.len() {
+            continue;
+        }
+        let is_data = original.atom(old[0]).kind == Kind::Data;
+        if is_data && level == 0 && balance[&outer] != 0 {
+            continue;
+        }
+        if old.len() == 1 {
+            twins.pair(old[0], new[0]);
+        } else if is_data && level < 2 && !outer.0.is_empty() {
+            let by_use = |users: &Users, id: &AtomId| users.get(id).map(|u| u.first_use.clone());
+            old.sort_by_key(|id| by_use(old_users, id));
+            new.sort_by_key(|id| by_use(new_users, id));
+            let group: Vec<(AtomId, AtomId)> = old.into_iter().zip(new).collect();
+            group.iter().for_each(|(a, b)| twins.pair(*a, *b));
+            twins.on_trial.push(group);
+        } else if !is_data && level == 0 {
+            // Equal code with equal users: each is as good as the other.
+            old.into_iter().zip(new).for_each(|(a, b)| twins.pair(a, b));
         }
     }
 }
@@ -194,18 +381,52 @@ fn shape(side: &Side<'_>, id: AtomId) -> (Vec<u8>, Vec<(u64, String, i64)>) {
     (side.bytes(id).to_vec(), refs.collect())
 }
 
-/// Stems of the functions (or data) that refer to each datum, `.cold` parts counted as their parents.
-fn users(side: &Side<'_>) -> HashMap<AtomId, BTreeSet<String>> {
-    let mut users: HashMap<AtomId, BTreeSet<String>> = HashMap::new();
-    for id in side.ids().filter(|id| matches!(side.atom(*id).kind, Kind::Function | Kind::Data)) {
+/// Who refers to a datum.
+#[derive(Debug, Default)]
+struct UsersOf {
+    /// Stems of the functions (or data), `.cold` parts counted as their parents.
+    names: BTreeSet<String>,
+    /// The first of them, and where in it.
+    first_use: (String, u64),
+}
+
+type Users = HashMap<AtomId, UsersOf>;
+
+fn users_of(users: &Users, id: AtomId) -> &BTreeSet<String> {
+    static NO_ONE: BTreeSet<String> = BTreeSet::new();
+    users.get(&id).map_or(&NO_ONE, |u| &u.names)
+}
+
+/// The users of everything; a table's entry counts as the function it is about.
+fn users(side: &Side<'_>) -> Users {
+    let mut users = Users::new();
+    for id in side.ids() {
+        let user = match side.atom(id).kind {
+            Kind::Function | Kind::Data => id,
+            Kind::Entry => match side.refs_of(id).first().map(|r| r.target) {
+                Some(Target::Atom(function, _)) if side.atom(function).kind == Kind::Function => function,
+                _ => continue,
+            },
+            _ => continue,
+        };
+        let mut stem: Option<String> = None;
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target
                 && matches!(side.atom(target).kind, Kind::Data | Kind::Function)
-                && target != id
+                && target != user
             {
-                let name = names::stem(side.name(id));
-                let name = name.split(".cold").next().unwrap_or(&name).split('.').next().unwrap_or_default().to_owned();
-                users.entry(target).or_default().insert(name);
+                let name = stem.get_or_insert_with(|| {
+                    let name = names::stem(side.name(user));
+                    name.split('.').next().unwrap_or_default().to_owned()
+                });
+                let at = (name.clone(), r.reloc.r_offset - side.atom(id).start);
+                let entry = users.entry(target).or_default();
+                if entry.names.is_empty() || at < entry.first_use {
+                    entry.first_use = at;
+                }
+                if !entry.names.contains(name) {
+                    entry.names.insert(name.clone());
+                }
             }
         }
     }

@@ -169,6 +169,8 @@ impl Reader<'_> {
             Some(id) => Ok(Place::Section(*id)),
             // Section symbols of tables that are implied by the model (.symtab and the like) mean nothing.
             None if symbol.st_type() == elf::STT_SECTION => Ok(Place::Absolute),
+            // Names of section groups (COMDAT), which are not kept either.
+            None if symbol.st_type() == elf::STT_NOTYPE && symbol.st_value(self.endian) == 0 => Ok(Place::Absolute),
             None => bail!("it is defined in section {}, which does not exist or cannot hold symbols", section.0),
         }
     }

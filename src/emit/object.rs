@@ -206,8 +206,16 @@ impl Builder<'_, '_> {
             return;
         }
         let target = &mut self.sections[out.index()];
-        target.sh_addralign = target.sh_addralign.max(align);
-        let at = target.sh_size.next_multiple_of(align);
+        let at = if atom.kind == Kind::Anonymous {
+            // The pieces of a run stay contiguous when each keeps its place within the section's alignment.
+            let whole = section.sh_addralign.max(1);
+            target.sh_addralign = target.sh_addralign.max(whole);
+            let from = target.sh_size;
+            from + (atom.start % whole + whole - from % whole) % whole
+        } else {
+            target.sh_addralign = target.sh_addralign.max(align);
+            target.sh_size.next_multiple_of(align)
+        };
         target.sh_size = at + size;
         if target.sh_type != sht::NOBITS {
             target.data.resize(at as usize, 0);
@@ -409,9 +417,7 @@ impl Builder<'_, '_> {
             }
             let Some(symbol) = self.atom_symbols.get(&new).copied() else { continue };
             let Some(old_symbol) = diff.original.atom(old).symbols.first() else { continue };
-            let old_symbol = diff.original.object.symbol(*old_symbol);
-            let local = old_symbol.st_bind == stb::LOCAL;
-            match classifier.position(&function.name, local, old_symbol.st_size, true) {
+            match classifier.position(*old_symbol) {
                 Ok(sympos) => out.push(Replacement { old_name: function.name.clone(), sympos, symbol }),
                 Err(refusal) => self.refusals.push(*refusal),
             }

@@ -5,13 +5,14 @@
 //! relocation, with its CRC), owned by the patched module, exported by another module the object
 //! already depends on, new in another unit of this patch, or global in vmlinux without an export.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::diff::closure::Outside;
+use crate::diff::names;
 use crate::diff::verdict::Diff;
 use crate::elf::klp::KlpSymbol;
-use crate::elf::object::{stb, stt};
-use crate::elf::{Object, Place};
+use crate::elf::object::{shf, stb, stt};
+use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
 use crate::kernel::symtab::{Binding, Kind, SymbolTable};
@@ -53,6 +54,8 @@ pub struct Classifier<'a> {
     original: &'a Object,
     unit: UnitSymbols,
     own_duplicates: Option<SymbolTable>,
+    /// Where each of the object's own symbols is in that table.
+    own_index: HashMap<SymbolId, u32>,
 }
 
 impl<'a> Classifier<'a> {
@@ -60,8 +63,9 @@ impl<'a> Classifier<'a> {
     pub fn new(diff: &'a Diff<'_>, world: &'a World<'a>) -> Classifier<'a> {
         let original = diff.original.object;
         // Without the linked object's table, the object itself is the table: right for whole modules.
-        let own_duplicates = world.own.is_none().then(|| table_of(original));
-        Classifier { world, original, unit: unit_symbols(original), own_duplicates }
+        let (table, own_index) = if world.own.is_none() { table_of(original) } else { Default::default() };
+        let own_duplicates = world.own.is_none().then_some(table);
+        Classifier { world, original, unit: unit_symbols(original), own_duplicates, own_index }
     }
 
     /// The way one symbol is resolved.
@@ -84,15 +88,17 @@ impl<'a> Classifier<'a> {
     }
 
     /// The original symbol of a function or datum that this unit defines, for the livepatch tables.
-    pub fn position(&self, name: &str, local: bool, size: u64, is_function: bool) -> Result<u32, Box<Refusal>> {
-        self.locate_own(name, local, Some(size), is_function)
+    pub fn position(&self, id: SymbolId) -> Result<u32, Box<Refusal>> {
+        let symbol = self.original.symbol(id);
+        let local = symbol.st_bind == stb::LOCAL;
+        self.locate_own(id, &symbol.name, local, Some(symbol.st_size).filter(|s| *s > 0), symbol.st_type == stt::FUNC)
     }
 
     fn local(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
-        let original = symbol.original.map(|id| self.original.symbol(id));
-        let size = original.map(|s| s.st_size).filter(|s| *s > 0);
-        let is_function = original.is_some_and(|s| s.st_type == stt::FUNC);
-        let sympos = self.locate_own(&symbol.name, true, size, is_function)?;
+        let sympos = match symbol.original {
+            Some(id) => self.position(id)?,
+            None => 0,
+        };
         Ok(Resolution::Livepatch(KlpSymbol { object: self.world.object.to_owned(), name: symbol.name.clone(), sympos }))
     }
 
@@ -107,9 +113,7 @@ impl<'a> Classifier<'a> {
         }
         if let Some(id) = symbol.original {
             // Defined by this unit's original.
-            let defined = self.original.symbol(id);
-            let sympos =
-                self.locate_own(name, false, Some(defined.st_size).filter(|s| *s > 0), defined.st_type == stt::FUNC)?;
+            let sympos = self.position(id)?;
             return Ok(Resolution::Livepatch(KlpSymbol {
                 object: world.object.to_owned(),
                 name: name.to_owned(),
@@ -164,10 +168,40 @@ impl<'a> Classifier<'a> {
         }
     }
 
-    fn locate_own(&self, name: &str, local: bool, size: Option<u64>, is_function: bool) -> Result<u32, Box<Refusal>> {
+    /// The position of the object's own symbol, where the object itself is the table.
+    fn position_in_itself(&self, table: &SymbolTable, id: SymbolId, name: &str) -> Result<u32, Box<Refusal>> {
+        let ambiguous = || self.ambiguous(name, table.named(name).len());
+        if self.world.object == "vmlinux" && !self.laid_out_alike(name) {
+            // vmlinux counts by address, and the final link puts sections of another kind elsewhere.
+            return Err(ambiguous());
+        }
+        let index = self.own_index.get(&id).copied().ok_or_else(ambiguous)?;
+        table.sympos(index, self.world.object != "vmlinux").map(|p| p as u32).ok_or_else(ambiguous)
+    }
+
+    /// Whether all symbols of a name lie in sections of one kind, so that their order is the order of their files.
+    fn laid_out_alike(&self, name: &str) -> bool {
+        let mut sections = self.original.symbols.iter().filter(|s| s.name == name).filter_map(|s| match s.place {
+            Place::Section(id) if s.st_type != stt::SECTION => Some(self.original.section(id).name.as_str()),
+            _ => None,
+        });
+        let first = sections.next();
+        sections.all(|s| Some(s) == first)
+    }
+
+    fn locate_own(
+        &self,
+        id: SymbolId,
+        name: &str,
+        local: bool,
+        size: Option<u64>,
+        is_function: bool,
+    ) -> Result<u32, Box<Refusal>> {
         let world = self.world;
-        let table = world.own.or(self.own_duplicates.as_ref());
-        let Some(table) = table else { return Ok(0) };
+        if let Some(table) = &self.own_duplicates {
+            return self.position_in_itself(table, id, name);
+        }
+        let Some(table) = world.own else { return Ok(0) };
         let is_module = world.object != "vmlinux";
         let binding = if local { Binding::Local } else { Binding::Global };
         let kind = if is_function { Kind::Func } else { Kind::Object };
@@ -238,16 +272,21 @@ fn unit_symbols(object: &Object) -> UnitSymbols {
 }
 
 /// The object's own symbol table, as if it were a linked module's.
-fn table_of(object: &Object) -> SymbolTable {
+fn table_of(object: &Object) -> (SymbolTable, HashMap<SymbolId, u32>) {
     let mut files = Vec::new();
     let mut symbols = Vec::new();
-    for symbol in &object.symbols {
+    let mut index = HashMap::new();
+    for id in object.symbol_ids() {
+        let symbol = object.symbol(id);
         if symbol.st_type == stt::FILE {
             files.push(symbol.name.clone());
         }
-        if !matches!(symbol.place, Place::Section(_)) || !matches!(symbol.st_type, stt::FUNC | stt::OBJECT) {
+        // Labels of assembly have no type, and count (kernel/module/kallsyms.c, is_core_symbol).
+        let Place::Section(section) = symbol.place else { continue };
+        if symbol.st_type == stt::SECTION || object.section(section).sh_flags & shf::ALLOC == 0 {
             continue;
         }
+        index.insert(id, symbols.len() as u32);
         let binding = match symbol.st_bind {
             stb::LOCAL => Binding::Local,
             stb::WEAK => Binding::Weak,
@@ -258,10 +297,14 @@ fn table_of(object: &Object) -> SymbolTable {
             address: symbol.st_value,
             size: Some(symbol.st_size),
             binding,
-            kind: if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object },
+            kind: match symbol.st_type {
+                stt::FUNC => Kind::Func,
+                stt::OBJECT => Kind::Object,
+                _ => Kind::Other,
+            },
             file: (binding == Binding::Local && !files.is_empty()).then(|| files.len() as u32 - 1),
-            init: false,
+            init: names::is_init_section(&object.section(section).name),
         });
     }
-    SymbolTable::new(symbols, files)
+    (SymbolTable::new(symbols, files), index)
 }

@@ -2,7 +2,7 @@
 //! four bytes and RELA addends hold the whole value, so nothing needs decoding to be compared.
 
 use super::{Arch, HiddenBranch, Site, Use};
-use crate::elf::{Object, Section};
+use crate::elf::Section;
 
 const R_AARCH64_NONE: u32 = 0;
 const R_AARCH64_JUMP26: u32 = 282;
@@ -63,9 +63,8 @@ impl Arch for Aarch64 {
         None
     }
 
-    fn has_fentry(&self, object: &Object, _section: &Section, _start: u64) -> bool {
+    fn call_site(&self, _section: &Section, _start: u64) -> Option<u64> {
         // Call sites are listed in __patchable_function_entries, which is looked at for every function.
-        let _ = object;
-        false
+        None
     }
 }

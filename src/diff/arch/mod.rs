@@ -3,7 +3,7 @@
 pub mod aarch64;
 pub mod x86_64;
 
-use crate::elf::{Object, Reloc, Section};
+use crate::elf::{Object, Section};
 
 /// How an instruction uses the value that a relocation puts into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,8 +45,8 @@ pub trait Arch: Sync {
     /// Returns the relocation (offset, type, addend) against the variable; `None` when it does not fit.
     fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)>;
 
-    /// Whether the function at this offset starts with a call site that ftrace can use.
-    fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool;
+    /// Where in the section the function at `start` would have the field of its `call __fentry__`, if it has a call.
+    fn call_site(&self, section: &Section, start: u64) -> Option<u64>;
 }
 
 /// A branch between functions without a relocation.
@@ -69,9 +69,4 @@ pub fn of(object: &Object) -> Option<&'static dyn Arch> {
         183 => Some(&aarch64::Aarch64),
         _ => None,
     }
-}
-
-/// The relocation of `section` that covers exactly this offset.
-pub(super) fn reloc_at(section: &Section, offset: u64) -> Option<&Reloc> {
-    section.relocs.iter().find(|r| r.r_offset == offset)
 }

@@ -5,8 +5,10 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 
-use super::{Arch, HiddenBranch, Site, Use, reloc_at};
-use crate::elf::{Object, Section};
+use std::collections::HashSet;
+
+use super::{Arch, HiddenBranch, Site, Use};
+use crate::elf::Section;
 
 const R_X86_64_NONE: u32 = 0;
 const R_X86_64_64: u32 = 1;
@@ -58,6 +60,7 @@ impl Arch for X86_64 {
     fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch> {
         let mut found = Vec::new();
         let mut current = 0;
+        let fields: HashSet<u64> = section.relocs.iter().map(|r| r.r_offset).collect();
         for_each_instruction(section, functions, |insn| {
             while current + 1 < functions.len() && insn.ip() >= functions[current].1 {
                 current += 1;
@@ -72,7 +75,7 @@ impl Arch for X86_64 {
             }
             let r_offset = insn.next_ip() - 4;
             // A short jump cannot leave its function in a way that a relocation could express.
-            if is_short(insn) || reloc_at(section, r_offset).is_some() {
+            if is_short(insn) || fields.contains(&r_offset) {
                 return;
             }
             found.push(HiddenBranch { r_offset, r_type: R_X86_64_PLT32, target, bias: -4 });
@@ -123,13 +126,11 @@ impl Arch for X86_64 {
         }
     }
 
-    fn has_fentry(&self, object: &Object, section: &Section, start: u64) -> bool {
+    fn call_site(&self, section: &Section, start: u64) -> Option<u64> {
         // `call __fentry__` right at the start, after an ENDBR64 where there is one.
-        let skip =
-            if section.data.get(start as usize..start as usize + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
-        reloc_at(section, start + skip + 1)
-            .and_then(|r| r.symbol)
-            .is_some_and(|s| object.symbol(s).name == "__fentry__")
+        let at = start as usize;
+        let skip = if section.data.get(at..at + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
+        (section.data.get(at + skip) == Some(&0xe8)).then_some(start + skip as u64 + 1)
     }
 }
 

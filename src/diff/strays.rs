@@ -1,0 +1,116 @@
+//! What no function and no datum leads to: entries of tables that nobody here knows, code without a name.
+//!
+//! In: a comparison and the function verdicts. Out: a refusal for everything of that kind that is new, changed, or
+//! speaks about a function that changed. It would be lost in silence otherwise: what travels is found by
+//! following references, and the kernel finds such entries by their section.
+
+use std::collections::{HashMap, HashSet};
+
+use super::atoms::{AtomId, Kind, Side, Target};
+use super::closure::naming_offset;
+use super::compare::Compare;
+use super::names;
+use super::tables::Tables;
+use super::verdict::{FunctionVerdict, Verdict};
+use crate::elf::object::shf;
+use crate::error::{Reason, Refusal};
+
+/// Refuses strays that would be lost.
+pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVerdict], refusals: &mut Vec<Refusal>) {
+    let (old, new) = (compare.original, compare.patched);
+    let reached = reached(new);
+    let changed: HashSet<AtomId> = functions
+        .iter()
+        .filter(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
+        .filter_map(|f| f.patched)
+        .collect();
+    let mut before: HashMap<&str, Vec<AtomId>> = HashMap::new();
+    for id in old.ids().filter(|id| is_stray(old, *id)) {
+        before.entry(old.section_name(id)).or_default().push(id);
+    }
+    for id in new.ids().filter(|id| is_stray(new, *id) && !reached.contains(id)) {
+        let section = new.section_name(id);
+        let about = new.refs_of(id).iter().find_map(|r| match r.target {
+            Target::Atom(target, offset)
+                if new.atom(target).kind == Kind::Function && changed.contains(&tables.whole(target)) =>
+            {
+                // A named datum may hold a function's address like any other table of operations.
+                let address = offset == naming_offset(new, target) && new.atom(id).kind == Kind::Data;
+                (!address).then(|| new.name(tables.whole(target)))
+            }
+            _ => None,
+        });
+        if let Some(function) = about {
+            let message = format!("an entry of `{section}` speaks about `{function}`, and what it says is not known");
+            refusals.push(refusal(new, id, Reason::UnknownSection, message));
+            continue;
+        }
+        if compare.twins.backward.contains_key(&id) || compare.twins.ambiguous.contains_key(&id) {
+            // Its contents are compared with all other data.
+            continue;
+        }
+        let candidates = before.entry(section).or_default();
+        if let Some(at) = candidates.iter().position(|other| compare.same(*other, id)) {
+            candidates.remove(at);
+            continue;
+        }
+        let found = match new.atom(id).kind {
+            Kind::Data if is_ordinary(section) => {
+                let message = format!("nothing refers to the new datum `{}`: it would never be used", new.name(id));
+                refusal(new, id, Reason::NeverRuns, message)
+            }
+            Kind::Data => {
+                let message = format!("`{}` in `{section}` is new, and how the kernel uses it is not known", new.name(id));
+                refusal(new, id, Reason::UnknownSection, message)
+            }
+            _ => {
+                let message = format!("`{section}` holds something new without a name, which nothing refers to");
+                refusal(new, id, Reason::UnknownSection, message)
+            }
+        };
+        refusals.push(found);
+    }
+}
+
+fn refusal(side: &Side<'_>, id: AtomId, reason: Reason, message: String) -> Refusal {
+    let found = Refusal::new(reason, message, "leave it out of the patch, or do its effect in a callback");
+    let found = found.at(side.section_name(id), side.atom(id).start);
+    if side.atom(id).symbols.is_empty() { found } else { found.symbol(side.name(id)) }
+}
+
+/// Data and code that the kernel keeps, that no rule is about, and that only a reference could lead to.
+fn is_stray(side: &Side<'_>, id: AtomId) -> bool {
+    let atom = side.atom(id);
+    let section = side.object.section(atom.section);
+    let kept = section.sh_flags & shf::ALLOC != 0 && side.rule(id).is_none();
+    kept && match atom.kind {
+        Kind::Anonymous => true,
+        Kind::Data => !side.is_global(id) && !side.is_init(id) && !names::is_exit_section(&section.name),
+        _ => false,
+    }
+}
+
+/// Everything that something other than itself refers to. A table's entry that nothing refers to counts as well: it
+/// travels with its function.
+fn reached(side: &Side<'_>) -> HashSet<AtomId> {
+    let mut reached = HashSet::new();
+    for id in side.ids() {
+        for r in side.refs_of(id) {
+            if let Target::Atom(target, _) = r.target
+                && target != id
+                && reached.insert(target)
+                && side.atom(target).kind == Kind::Anonymous
+            {
+                // A run that is pointed into is one thing.
+                reached.extend(side.anonymous_run(target));
+            }
+        }
+    }
+    reached
+}
+
+fn is_ordinary(section: &str) -> bool {
+    [".data", ".bss", ".rodata", ".sdata", ".sbss"].iter().any(|s| {
+        section.strip_prefix(s).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with("1"))
+    })
+}

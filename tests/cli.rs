@@ -1,0 +1,287 @@
+//! The command line as scripts and people see it: texts of refusals and errors, exit statuses, the JSON's form.
+//!
+//! `SNAPSHOTS=overwrite cargo test --test cli` writes the expected texts (`tests/fixtures/*/output.txt`) anew.
+
+#[path = "support/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
+#[path = "support/objects.rs"]
+#[allow(dead_code)]
+mod objects;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fixture::Fixture;
+use snapbox::cmd::{Command, cargo_bin};
+use snapbox::{Data, str};
+use tempfile::TempDir;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// Both objects of a fixture, in a folder of their own.
+fn objects_of(name: &str) -> (TempDir, PathBuf, PathBuf) {
+    let work = tempfile::tempdir().expect("a temporary folder");
+    let compiled = Fixture::read(&folder(name)).compile(work.path(), &[]);
+    let (before, after) = compiled.expect("it compiles").expect("gcc is installed");
+    (work, before, after)
+}
+
+fn klp_build() -> Command {
+    Command::new(cargo_bin!("klp-build"))
+}
+
+/// Each refusal says what is wrong, where, and what to do: one fixture for every reason that `diff` can reach.
+#[test]
+fn refusals() {
+    const REACHABLE: &[(&str, &str)] = &[
+        ("init-section", "init-data"),
+        ("not-hookable", "notrace-global"),
+        ("data-changed", "data-changed"),
+        ("data-resized", "data-grows"),
+        ("ambiguous-twin", "static-local-replaced"),
+        ("ambiguous-symbol", "ambiguous-position"),
+        ("unresolved-symbol", "code-without-name"),
+        ("module-key", "module-key"),
+        ("new-dependency", "new-dependency"),
+        ("never-runs", "new-initcall"),
+        ("unknown-section", "unknown-section-into-code"),
+        ("unknown-relocation", "unknown-relocation"),
+        ("bad-name", "long-name"),
+        ("kernel-lacks", "runtime-constant-shift"),
+    ];
+    for (reason, name) in REACHABLE {
+        let work = tempfile::tempdir().expect("a temporary folder");
+        let output = Fixture::read(&folder(name)).output(work.path());
+        let text = format!(
+            "{}--\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(text.contains(&format!("[{reason}]")), "{name} is not refused as {reason}:\n{text}");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let expected = Data::read_from(&folder(name).join("output.txt"), None);
+        snapbox::Assert::new().action_env("SNAPSHOTS").eq(text, expected);
+    }
+}
+
+/// What is no object is an error with status 2 that names the file and the trouble.
+#[test]
+fn garbage_in() {
+    let (work, before, after) = objects_of("README");
+    let bytes = fs::read(&before).expect("readable");
+    let write = |name: &str, bytes: &[u8]| fs::write(work.path().join(name), bytes).expect("writable");
+    write("empty.o", b"");
+    write("text.o", b"int main(void) { return 0; }\n");
+    write("cut.o", &bytes[..bytes.len() / 2]);
+    write("head.o", &bytes[..40]);
+    let mut narrow = bytes.clone();
+    narrow[4] = 1;
+    write("narrow.o", &narrow);
+    let mut foreign = bytes.clone();
+    foreign[18] = 183;
+    write("foreign.o", &foreign);
+    let mut program = bytes.clone();
+    program[16] = 2;
+    write("program.o", &program);
+    let mut sparc = bytes.clone();
+    sparc[18] = 43;
+    write("sparc.o", &sparc);
+    fs::copy(&before, work.path().join("good.o")).expect("copied");
+    fs::copy(&after, work.path().join("better.o")).expect("copied");
+    write("bad.symvers", b"not exports\n");
+    let fails = |args: &[&str], expected: Data| {
+        klp_build()
+            .current_dir(work.path())
+            .arg("diff")
+            .args(args)
+            .args(["-o", "out.o"])
+            .assert()
+            .code(2)
+            .stdout_eq(str![""])
+            .stderr_eq(expected);
+        assert!(!work.path().join("out.o").exists(), "{args:?} left an output");
+    };
+    fails(
+        &["good.o", "missing.o"],
+        str![[r#"
+error: failed to read `missing.o`
+  caused by: No such file or directory (os error 2)
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["empty.o", "good.o"],
+        str![[r#"
+error: failed to read the object `empty.o`
+  caused by: not an ELF file
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["good.o", "text.o"],
+        str![[r#"
+error: failed to read the object `text.o`
+  caused by: not an ELF file
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["good.o", "cut.o"],
+        str![[r#"
+error: failed to read the object `cut.o`
+  caused by: the section headers are damaged or cut short
+  caused by: Invalid ELF section header offset/size/alignment
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["head.o", "good.o"],
+        str![[r#"
+error: failed to read the object `head.o`
+  caused by: the ELF header is damaged
+  caused by: Invalid ELF header size or alignment
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["narrow.o", "good.o"],
+        str![[r#"
+error: failed to read the object `narrow.o`
+  caused by: a 32-bit ELF file; only 64-bit kernels are supported
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["program.o", "good.o"],
+        str![[r#"
+error: failed to read the object `program.o`
+  caused by: not a relocatable object or kernel module (e_type 2)
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["good.o", "foreign.o"],
+        str![[r#"
+error: failed to compare `good.o` and `foreign.o`
+  caused by: the objects are for different machines (62 and 183)
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["sparc.o", "sparc.o"],
+        str![[r#"
+error: failed to compare `sparc.o` and `sparc.o`
+  caused by: machine 43 is not supported (x86-64 and AArch64 are)
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["good.o", "better.o", "--symvers", "bad.symvers"],
+        str![[r#"
+error: failed to read exports from `bad.symvers`
+  caused by: line 1: 1 tab-separated fields where 4 or 5 are expected
+
+"#]]
+        .into(),
+    );
+}
+
+/// A missing operand is a usage error, status 2.
+#[test]
+fn usage() {
+    klp_build().args(["diff", "only.o"]).assert().code(2).stdout_eq(str![""]);
+    klp_build().assert().code(2);
+}
+
+/// The verdict a line per finding; nothing changed is status 0 as well, and writes nothing.
+#[test]
+fn verdicts() {
+    let (work, before, after) = objects_of("README");
+    let out = work.path().join("out.o");
+    let diff = |a: &Path, b: &Path| klp_build().arg("diff").arg(a).arg(b).arg("-o").arg(&out);
+    diff(&before, &before).assert().success().stderr_eq(str![""]).stdout_eq(str![[r#"
+nothing changed
+
+"#]]);
+    assert!(!out.exists());
+    diff(&before, &after).assert().success().stderr_eq(str![""]).stdout_eq(str![[r#"
+vmlinux: new function: name
+vmlinux: changed function: greet
+
+"#]]);
+    assert!(out.exists());
+    diff(&before, &after).arg("--object").arg("ext4").assert().success().stdout_eq(str![[r#"
+ext4: new function: name
+ext4: changed function: greet
+
+"#]]);
+}
+
+/// An output that cannot be written is an error, not a success without a file.
+#[test]
+fn unwritable_output() {
+    let (work, before, after) = objects_of("README");
+    let out = work.path().join("no/such/folder/out.o");
+    klp_build().arg("diff").arg(&before).arg(&after).arg("-o").arg(out).assert().code(2).stdout_eq(str![""]);
+}
+
+/// The JSON's form (docs/json.md): verdicts for every function, every refusal with its six fields.
+#[test]
+fn json() {
+    let (_work, before, after) = objects_of("README");
+    let run = |a: &Path, b: &Path| -> serde_json::Value {
+        let output = klp_build().args(["diff", "--json"]).arg(a).arg(b).output().expect("it runs");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let report = run(&before, &after);
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["outcome"], "done");
+    let functions = report["objects"][0]["functions"].as_array().expect("functions");
+    let verdict = |name: &str| functions.iter().find(|f| f["function"] == name).map(|f| f["verdict"].clone());
+    assert_eq!(verdict("greet"), Some("changed".into()));
+    assert_eq!(verdict("name"), Some("new".into()));
+    assert_eq!(report["refusals"], serde_json::json!([]));
+    assert_eq!(run(&before, &before)["outcome"], "unchanged");
+
+    let (_work, before, after) = objects_of("data-changed");
+    let report = run(&before, &after);
+    assert_eq!(report["outcome"], "refused");
+    for refusal in report["refusals"].as_array().expect("refusals") {
+        for key in ["reason", "object", "symbol", "section", "offset", "message", "advice"] {
+            assert!(!refusal[key].is_null(), "a refusal lacks `{key}`: {refusal}");
+        }
+    }
+}
+
+/// `inspect` tells a module that is no livepatch from one, and garbage from both.
+#[test]
+fn inspect_refuses_what_is_no_livepatch() {
+    let (work, before, _) = objects_of("README");
+    fs::copy(&before, work.path().join("plain.ko")).expect("copied");
+    fs::write(work.path().join("text.ko"), "text").expect("written");
+    klp_build().current_dir(work.path()).args(["inspect", "plain.ko"]).assert().code(2).stdout_eq(str![""]).stderr_eq(
+        str![[r#"
+error: `plain.ko` is not a livepatch module: its .modinfo does not say `livepatch=Y`
+
+"#]],
+    );
+    klp_build().current_dir(work.path()).args(["inspect", "text.ko"]).assert().code(2).stdout_eq(str![""]).stderr_eq(
+        str![[r#"
+error: failed to read the module `text.ko`
+  caused by: not an ELF file
+
+"#]],
+    );
+}
