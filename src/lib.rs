@@ -18,3 +18,4 @@ pub mod patch;
 pub mod reloc;
 pub mod report;
 pub mod request;
+pub mod verify;
