@@ -53,11 +53,8 @@ struct Answer {
 pub(super) fn run(opts: &Opts) -> Result<u8> {
     let request = opts.kernel.request(opts.jobs)?;
     let kernel = Kernel::open(&request)?;
-    let mut units = Vec::new();
-    for file in &opts.files {
-        let reach = kernel.units_reached_by(std::slice::from_ref(file))?;
-        units.extend(reach.units.into_iter().filter(|u| u.source == *file));
-    }
+    let mut units = kernel.units_reached_by(&opts.files)?.units;
+    units.retain(|unit| opts.files.contains(&unit.source));
     for unit in &mut units {
         unit.command.extend(opts.flag.iter().cloned());
     }
@@ -76,7 +73,10 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     for (unit, object) in units.iter().zip(objects) {
         if !loaded.contains_key(&unit.object) {
             let found = verify::load(&kernel, &unit.object)?;
-            loaded.insert(unit.object.clone(), found.context("failed to verify: no image is known; name one with --image")?);
+            loaded.insert(
+                unit.object.clone(),
+                found.context("failed to verify: no image is known; name one with --image")?,
+            );
         }
         let found = object.and_then(|path| verify_object(&path, &loaded[&unit.object]));
         let (all, error) = match found {
@@ -94,7 +94,8 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     } else {
         answers.iter().for_each(print);
     }
-    let clean = answers.iter().all(|a| a.error.is_none() && a.findings.is_empty());
+    let clean =
+        answers.iter().all(|a| a.error.is_none() && a.findings.iter().all(|f| f.outcome == Outcome::Overridden));
     Ok(if clean { status::DONE } else { status::REFUSED })
 }
 
@@ -114,6 +115,7 @@ fn print(answer: &Answer) {
     for finding in &answer.findings {
         match &finding.outcome {
             Outcome::Equal { .. } => {}
+            Outcome::Overridden => println!("  {}: weak, and overridden by another file's", finding.function),
             Outcome::NotFound { why } => println!("  {}: not found: {why}", finding.function),
             Outcome::Differs(d) => {
                 println!("  {}+{:#x}: {}", finding.function, d.offset, d.what);

@@ -22,14 +22,11 @@ pub struct Evidence {
 
 impl Evidence {
     /// Gathers it.
-    pub fn gather(loaded: &Loaded, module: Option<&Object>, unit: &Object, tree: &str) -> Evidence {
+    pub fn gather(loaded: &Loaded, unit: &Object, tree: &str) -> Evidence {
         Evidence {
-            image: match module {
-                None => banner(loaded),
-                Some(file) => crate::emit::readback::modinfo(file, "vermagic").next(),
-            },
+            image: loaded.vermagic.clone().or_else(|| banner(loaded)),
             tree: Some(tree.to_owned()),
-            image_compiler: module.and_then(comment),
+            image_compiler: loaded.comment.clone(),
             unit_compiler: comment(unit),
         }
     }
@@ -64,7 +61,7 @@ fn banner(loaded: &Loaded) -> Option<String> {
 }
 
 /// All different texts of `.comment`.
-fn comment(object: &Object) -> Option<String> {
+pub(super) fn comment(object: &Object) -> Option<String> {
     let section = object.section(object.section_named(".comment")?);
     let mut texts: Vec<&str> =
         section.data.split(|b| *b == 0).filter_map(|t| std::str::from_utf8(t).ok()).filter(|t| !t.is_empty()).collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
+use super::evidence::comment;
 use super::module;
 use crate::elf::Object;
 use crate::kernel::image::Image;
@@ -36,6 +37,10 @@ pub struct Loaded {
     pub(super) call_sites: Option<HashSet<u64>>,
     /// Places of jump labels (`__jump_table`).
     pub(super) jump_labels: Option<HashSet<u64>>,
+    /// A module's version magic.
+    pub(super) vermagic: Option<String>,
+    /// Compilers that a module names.
+    pub(super) comment: Option<String>,
 }
 
 impl Loaded {
@@ -56,12 +61,15 @@ impl Loaded {
     /// When it holds relocations that are not understood.
     pub fn module(file: &Object) -> Result<Loaded> {
         let (memory, table) = module::load(file)?;
-        Ok(Loaded::new(Box::new(memory), Arc::new(table)))
+        let mut loaded = Loaded::new(Box::new(memory), Arc::new(table));
+        loaded.vermagic = crate::emit::readback::modinfo(file, "vermagic").next();
+        loaded.comment = comment(file);
+        Ok(loaded)
     }
 
     /// Anything with symbols.
     pub fn new(memory: Box<dyn Memory>, table: Arc<SymbolTable>) -> Loaded {
-        let mut loaded = Loaded { memory, table, call_sites: None, jump_labels: None };
+        let mut loaded = Loaded { memory, table, call_sites: None, jump_labels: None, vermagic: None, comment: None };
         // include/asm-generic/vmlinux.lds.h: MCOUNT_REC() and JUMP_TABLE_DATA.
         loaded.call_sites = loaded.table_of("__start_mcount_loc", "__stop_mcount_loc").map(|(_, bytes)| {
             bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()

@@ -38,6 +38,8 @@ pub enum Outcome {
     },
     /// It holds something else.
     Differs(Difference),
+    /// The unit's definition is weak, and the kernel has another unit's in its place.
+    Overridden,
     /// The kernel has no such function.
     NotFound {
         /// Why not, as far as can be told.
@@ -83,6 +85,12 @@ impl Finding {
     pub fn refusal(&self, object: &str, evidence: &Evidence) -> Option<Refusal> {
         let message = match &self.outcome {
             Outcome::Equal { .. } => return None,
+            Outcome::Overridden => {
+                format!(
+                    "`{}` of this file is weak, and not what the kernel has: another file's took its place",
+                    self.function
+                )
+            }
             Outcome::NotFound { why } => format!("`{}` as compiled is not in the kernel: {why}", self.function),
             Outcome::Differs(d) => {
                 let indent = |lines: &[String]| lines.iter().map(|l| format!("\n      {l}")).collect::<String>();
@@ -143,4 +151,3 @@ pub fn load(kernel: &Kernel, object: &str) -> anyhow::Result<Option<Loaded>> {
 pub fn functions(side: &Side<'_>) -> Vec<AtomId> {
     side.ids().filter(|id| side.atom(*id).kind == Kind::Function).collect()
 }
-

@@ -55,7 +55,8 @@ pub(super) enum Where {
 impl<'a, 'o> Unit<'a, 'o> {
     pub(super) fn new(side: &'a Side<'o>, loaded: &'a Loaded, symbols: &'a UnitSymbols) -> Self {
         let mut jump_labels = HashMap::new();
-        for id in side.ids().filter(|id| side.atom(*id).kind == Kind::Entry && side.section_name(*id) == "__jump_table") {
+        for id in side.ids().filter(|id| side.atom(*id).kind == Kind::Entry && side.section_name(*id) == "__jump_table")
+        {
             let refs = side.refs_of(id);
             if let Some(Target::Atom(code, offset)) = refs.first().map(|r| r.target) {
                 let at = side.atom(code).start.wrapping_add_signed(offset);
@@ -133,7 +134,11 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
     pub(super) fn check(&mut self, r: &Ref, address: u64, slot: i64) -> Result<(), String> {
         match r.target {
             Target::Nothing(addend) => {
-                if address == addend as u64 { Ok(()) } else { Err(format!("the constant is {address:#x}, not {addend:#x}")) }
+                if address == addend as u64 {
+                    Ok(())
+                } else {
+                    Err(format!("the constant is {address:#x}, not {addend:#x}"))
+                }
             }
             Target::Symbol(id, addend) => {
                 let base = address.wrapping_sub((addend + r.adjust + slot) as u64);

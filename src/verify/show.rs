@@ -58,7 +58,9 @@ fn lines(first: u64, marked: u64, read: impl Fn(u64) -> Option<Line>) -> Vec<Str
         formatter.format(&insn, &mut text);
         let note = note.map_or(String::new(), |n| format!("  # {n}"));
         let mark = if ip == marked { '>' } else { ' ' };
-        out.push(format!("{mark} {:+#06x}: {hex:<30} {text}{note}", offset as i64));
+        let offset = offset as i64;
+        let sign = if offset < 0 { '-' } else { '+' };
+        out.push(format!("{mark} {sign}{:#05x}: {hex:<30} {text}{note}", offset.unsigned_abs()));
         if ip >= marked {
             left -= 1;
         }

@@ -28,7 +28,7 @@ pub(super) fn function(unit: &Unit<'_, '_>, atom: AtomId) -> (Outcome, Vec<AtomI
     let missing = |why: &str| (Outcome::NotFound { why: why.to_owned() }, Vec::new());
     let places = match unit.locate(atom) {
         Where::At(places) => places,
-        Where::Overridden => return missing("another file's definition of this name took the place of this weak one"),
+        Where::Overridden => return (Outcome::Overridden, Vec::new()),
         Where::Missing => return missing("its symbol table has no such function in this file"),
     };
     // Several: their code says which it is.
@@ -100,7 +100,10 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         for (from, to, address) in std::mem::take(&mut self.inner) {
             if self.at_address(to) != Some(address) {
                 let there = self.unit.loaded.describe(address);
-                return Err((from, format!("leads to +{:#x}, in the kernel to `{there}`", to.wrapping_sub(self.entry))));
+                return Err((
+                    from,
+                    format!("leads to +{:#x}, in the kernel to `{there}`", to.wrapping_sub(self.entry)),
+                ));
             }
         }
         Ok(())
@@ -216,7 +219,8 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
     ) -> Result<bool, String> {
         let loaded = self.unit.loaded;
         let nop = theirs.mnemonic() == Mnemonic::Nop;
-        let listed = |table: &Option<std::collections::HashSet<u64>>| table.as_ref().is_none_or(|t| t.contains(&address));
+        let listed =
+            |table: &Option<std::collections::HashSet<u64>>| table.as_ref().is_none_or(|t| t.contains(&address));
         let section = self.unit.side.atom(self.atom).section;
         if nop && ours.is_jmp_short_or_near() && self.unit.jump_labels.contains_key(&(section, at)) {
             return if listed(&loaded.jump_labels) {
@@ -239,7 +243,8 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         }
         // tools/objtool/check.c: is_profiling_func().
         let profiling = called.starts_with("__sanitizer_cov_") || called.starts_with("__tsan_");
-        let noinstr = matches!(self.unit.side.section_name(self.atom), ".noinstr.text" | ".entry.text" | ".cpuidle.text");
+        let noinstr =
+            matches!(self.unit.side.section_name(self.atom), ".noinstr.text" | ".entry.text" | ".cpuidle.text");
         Ok(profiling && noinstr && (nop || theirs.mnemonic() == Mnemonic::Ret))
     }
 
