@@ -151,3 +151,6 @@ pub fn load(kernel: &Kernel, object: &str) -> anyhow::Result<Option<Loaded>> {
 pub fn functions(side: &Side<'_>) -> Vec<AtomId> {
     side.ids().filter(|id| side.atom(*id).kind == Kind::Function).collect()
 }
+
+#[cfg(test)]
+mod tests;
