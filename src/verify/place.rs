@@ -27,6 +27,8 @@ pub(super) struct Unit<'a, 'o> {
     locator: Locator<'a>,
     /// Jump labels of the unit: place of the instruction -> where it leads when taken.
     pub(super) jump_labels: HashMap<(SectionId, u64), Option<Target>>,
+    /// Places where the kernel may put other instructions at boot: section, start, length.
+    alternatives: Vec<(SectionId, u64, u64)>,
     /// Addresses of nameless writable data, from functions that are equal.
     known: RefCell<HashMap<AtomId, u64>>,
 }
@@ -63,9 +65,26 @@ impl<'a, 'o> Unit<'a, 'o> {
                 jump_labels.insert((side.atom(code).section, at), refs.get(1).map(|r| r.target));
             }
         }
+        // struct alt_instr (arch/x86/include/asm/alternative.h): its last two bytes are the lengths of the instructions
+        // and of their replacement; its first relocation says where.
+        let mut alternatives = Vec::new();
+        for id in side.ids().filter(|id| side.section_name(*id) == ".altinstructions") {
+            if let (Some(Target::Atom(code, offset)), [.., length, _]) =
+                (side.refs_of(id).first().map(|r| r.target), side.bytes(id))
+            {
+                let at = side.atom(code).start.wrapping_add_signed(offset);
+                alternatives.push((side.atom(code).section, at, u64::from(*length)));
+            }
+        }
         // Positions do not matter here, only addresses: the rule about init symbols of modules is for positions.
         let locator = Locator::new(&loaded.table, symbols, false);
-        Unit { side, loaded, locator, jump_labels, known: RefCell::default() }
+        Unit { side, loaded, locator, jump_labels, alternatives, known: RefCell::default() }
+    }
+
+    /// Whether a table of the unit says that something in this range of a section is rewritten at boot.
+    pub(super) fn is_patched_at_boot(&self, section: SectionId, from: u64, to: u64) -> bool {
+        self.jump_labels.keys().any(|(s, at)| *s == section && (from..to).contains(at))
+            || self.alternatives.iter().any(|(s, at, length)| *s == section && *at < to && from < at + length)
     }
 
     /// Where the table has an atom: the address of the symbol that names it.

@@ -173,6 +173,21 @@ fn short_tail_call() {
     assert_eq!(difference(&found[0]), (2, "leads to +0x9, in the kernel to `f+0x5`"));
 }
 
+/// NOPs for alignment may be more or fewer, but not where the kernel would put something else at boot.
+#[test]
+fn fillers() {
+    let mut unit = Maker::new();
+    // inc %eax; nop; nop; ret
+    let (_, f) = unit.function("f", stb::GLOBAL, &[0xff, 0xc0, 0x90, 0x90, 0xc3]);
+    let held: [u8; 6] = [0xff, 0xc0, 0x0f, 0x1f, 0x00, 0xc3];
+    assert!(unit.verify(&[func("f", TEXT)], &[(TEXT, &held)])[0].is_equal());
+    let table = unit.section(".altinstructions", 0, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    unit.0.sections[table.index()].sh_entsize = 14;
+    unit.reloc(table, 0, PC32, f, 2);
+    unit.reloc(table, 4, PC32, f, 2);
+    assert_eq!(difference(&unit.verify(&[func("f", TEXT)], &[(TEXT, &held)])[0]).0, 2);
+}
+
 /// Texts are compared where the image points to, also when the linker merged one into the tail of another.
 #[test]
 fn texts() {

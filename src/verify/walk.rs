@@ -6,6 +6,8 @@
 //!  - jump labels: a jump -> NOP (objtool --hacks=jump_label), where both `__jump_table`s list the place;
 //!  - calls of coverage and thread checkers in noinstr code -> NOP or return (objtool --hacks=noinstr);
 //!  - references through the global offset table -> direct ones (the linker, psABI B.2);
+//!  - NOPs that fill up to an alignment (zstd's inner loops): their number depends on where the function lies, so runs of
+//!    them are compared as runs, except where a table says that something is put there at boot;
 //!  - branches: the unit has every function in a section of its own, so the assembler could make a branch within
 //!    the kernel's own section shorter. Targets inside the function are therefore compared by instruction.
 
@@ -134,6 +136,9 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         if self.is_rewritten(&ours, &theirs, &refs, at, address)? {
             return Ok(lengths);
         }
+        if let Some(runs) = self.fillers(&ours, &theirs, at, address) {
+            return Ok(runs);
+        }
         if let [r] = refs[..]
             && GOT_SLOTS.contains(&r.reloc.r_type)
         {
@@ -246,6 +251,24 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         let noinstr =
             matches!(self.unit.side.section_name(self.atom), ".noinstr.text" | ".entry.text" | ".cpuidle.text");
         Ok(profiling && noinstr && (nop || theirs.mnemonic() == Mnemonic::Ret))
+    }
+
+    /// Lengths of two runs of NOPs that are there for alignment only.
+    fn fillers(&self, ours: &Instruction, theirs: &Instruction, at: u64, address: u64) -> Option<(u64, u64)> {
+        let section = self.unit.side.atom(self.atom).section;
+        let is_nop = |insn: &Instruction| insn.mnemonic() == Mnemonic::Nop;
+        if at < self.entry || !is_nop(ours) || !is_nop(theirs) {
+            return None;
+        }
+        let run = |bytes: &[u8], ip: u64| {
+            let insns = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE).into_iter();
+            insns.take_while(is_nop).map(|insn| insn.len() as u64).sum::<u64>()
+        };
+        let held = self.unit.loaded.from(address);
+        let our_run = run(&self.data[at as usize..self.end as usize], at);
+        let their_run = run(&held[..held.len().min(our_run as usize + 128)], address);
+        let patched = self.unit.is_patched_at_boot(section, at, at + our_run);
+        (!patched).then_some((our_run, their_run))
     }
 
     /// A slot of the global offset table, or what the linker made of it.
