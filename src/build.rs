@@ -3,7 +3,7 @@
 //! In: a checked request. Out: the report of the run, with the module written when there is one. Every
 //! stage's refusals are collected; the run goes on as long as what follows still means something.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use crate::reloc::{self, World};
 use crate::report::progress::Progress;
 use crate::report::{ModuleReport, Outcome, Report};
 use crate::request::{Replace, Request};
+use crate::verify::{self, Evidence, Loaded};
 use crate::workdir;
 
 /// Bytes of original objects kept in the cache.
@@ -64,7 +65,13 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if request.keep_tmp {
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
-    let objects = compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report)?;
+    // What the originals are checked against is read while the compilers run.
+    let (objects, loaded) = std::thread::scope(|scope| {
+        let loaded = scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { load(&kernel, &units) });
+        let objects = compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report);
+        (objects, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let objects = objects?;
 
     progress.step("comparing");
     let diffs = compare(&units, &objects, &mut report)?;
@@ -72,6 +79,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         report.outcome = Outcome::Unchanged;
         return Ok(report);
     }
+    verify(&kernel, &units, &diffs, request, &loaded?, &mut report)?;
     let parts = resolve(&kernel, &units, &diffs, &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
@@ -256,6 +264,62 @@ fn compare<'o>(
         report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
     }
     Ok(diffs)
+}
+
+/// What the units' objects are checked against, where it is known.
+fn load(kernel: &Kernel, units: &[Unit]) -> Result<BTreeMap<String, Loaded>> {
+    let objects: BTreeSet<&str> = units.iter().map(|unit| unit.object.as_str()).collect();
+    let load = |object: &str| -> Result<Option<(String, Loaded)>> {
+        Ok(verify::load(kernel, object)?.map(|loaded| (object.to_owned(), loaded)))
+    };
+    objects.into_iter().filter_map(|object| load(object).transpose()).collect()
+}
+
+/// Whether the kernel holds what the functions to be replaced were compiled to.
+fn verify(
+    kernel: &Kernel,
+    units: &[Unit],
+    diffs: &[(usize, Diff<'_>)],
+    request: &Request,
+    loaded: &BTreeMap<String, Loaded>,
+    report: &mut Report,
+) -> Result<()> {
+    if request.no_verify {
+        report.warnings.push(
+            "NOT VERIFIED, as --no-verify asks: nothing says that the kernel holds the code that this patch was compiled \
+             against; if it does not, the livepatch can crash it"
+                .to_owned(),
+        );
+        return Ok(());
+    }
+    let mut verified = 0;
+    for (index, diff) in diffs {
+        let unit = &units[*index];
+        let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
+        let which: Vec<_> = changed.filter_map(|f| f.original).collect();
+        if which.is_empty() {
+            continue;
+        }
+        let Some(loaded) = loaded.get(&unit.object) else {
+            report.warnings.push(format!(
+                "not verified: no image of `{}` is known to check `{}` against (--image, --modules)",
+                unit.object,
+                unit.source.display()
+            ));
+            continue;
+        };
+        match verify::verify_unit(&diff.original, &which, loaded) {
+            Err(error) => report.warnings.push(format!("not verified: {error:#}")),
+            Ok(findings) => {
+                verified += findings.iter().filter(|f| f.is_equal() && which.contains(&f.atom)).count();
+                let evidence = Evidence::gather(loaded, diff.original.object, kernel.release());
+                report.refusals.extend(findings.iter().filter_map(|f| f.refusal(&unit.object, &evidence)));
+            }
+        }
+    }
+    report.verified = Some(verified);
+    report.notes.push(format!("verified: {verified} functions are in the kernel as they were compiled here"));
+    Ok(())
 }
 
 /// Closure, references and patch object of each unit.

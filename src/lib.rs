@@ -18,4 +18,5 @@ pub mod patch;
 pub mod reloc;
 pub mod report;
 pub mod request;
+pub mod verify;
 pub mod workdir;

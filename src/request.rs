@@ -39,6 +39,8 @@ pub struct Request {
     pub launcher: Vec<String>,
     /// Keep the private work directory.
     pub keep_tmp: bool,
+    /// Do not check the compiled originals against the kernel's image.
+    pub no_verify: bool,
     /// Key and certificate to sign with, in place of the kernel's own.
     pub sign: Option<(PathBuf, PathBuf)>,
 }

@@ -100,6 +100,7 @@ fn request(opts: &Opts) -> Result<Request> {
         },
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
+        no_verify: opts.no_verify,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     })
 }

@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod inspect;
 mod kernel;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,9 @@ enum Command {
     Inspect(inspect::Opts),
     /// Would a livepatch module load on a kernel, and what does it conflict with?
     Check(check::Opts),
+    /// Does the kernel hold what these source files compile to? For tests and for reports of trouble.
+    #[command(hide = true)]
+    Verify(verify::Opts),
     /// Print a completion script for a shell, or the manual page.
     Completions(completions::Opts),
 }
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(opts)) => diff::run(opts),
         Some(Command::Inspect(opts)) => inspect::run(opts),
         Some(Command::Check(opts)) => check::run(opts),
+        Some(Command::Verify(opts)) => verify::run(opts),
         Some(Command::Completions(opts)) => completions::run(opts),
         None => build::run(&cli.build),
     };

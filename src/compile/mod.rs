@@ -125,6 +125,19 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     Ok(compiled)
 }
 
+/// Compiles the originals of units as a build would, whether a patch touches them or not; each with its own result.
+pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Result<Vec<Result<PathBuf>>> {
+    let work = tempfile::Builder::new().prefix("originals-").tempdir_in(options.work);
+    let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
+    let paths = paths::Paths::new(&tree.source, &tree.objdir, &work.join("tree"))?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+    let compile = |(index, unit): (usize, &Unit)| {
+        unit::Job::new(index, unit, false, &paths, options, &work.join(index.to_string()))?.compile_original()
+    };
+    Ok(pool.install(|| units.par_iter().enumerate().map(compile).collect()))
+}
+
 /// The mirror's contents of the touched files: C with `#line` directives, the rest as patched.
 fn contents(touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let lines = |path: &Path| path.extension().is_some_and(|suffix| suffix == "c" || suffix == "h");

@@ -171,6 +171,11 @@ impl<'a> Job<'a> {
         Ok(Some((object, false)))
     }
 
+    /// Compiles the original, by itself.
+    pub(super) fn compile_original(&self) -> Result<PathBuf> {
+        Ok(self.object(Side::Original)?.0)
+    }
+
     fn object(&self, side: Side) -> Result<(PathBuf, String)> {
         let object = self.file(side, "o");
         let mut args = self.options.launcher.clone();

@@ -5,9 +5,13 @@
 //! payload's first bytes which codec. The payload is a stripped vmlinux, so both end as one ELF file. On
 //! x86 relocation entries for KASLR follow it (arch/x86/boot/compressed/Makefile), which does not matter here.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use goblin::elf::ProgramHeader;
+use goblin::elf::header::ET_CORE;
 use goblin::elf::program_header::PT_LOAD;
 use goblin::pe::PE;
 
@@ -31,8 +35,7 @@ pub struct Image {
 impl Image {
     /// Reads a vmlinux or a vmlinuz.
     pub fn read(path: &Path) -> Result<Image> {
-        std::fs::read(path)
-            .map_err(anyhow::Error::from)
+        read_loaded(path)
             .and_then(Image::parse)
             .with_context(|| format!("failed to read the kernel image `{}`", path.display()))
     }
@@ -40,13 +43,8 @@ impl Image {
     /// Takes the bytes of a vmlinux or a vmlinuz.
     pub fn parse(bytes: Vec<u8>) -> Result<Image> {
         let bytes = if bytes.starts_with(b"\x7fELF") { bytes } else { unpack_boot_image(&bytes)? };
-        let elf = goblin::elf::Elf::parse_header(&bytes).context("broken ELF header")?;
-        let ctx = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
-        let headers = goblin::elf::ProgramHeader::parse(&bytes, elf.e_phoff as usize, usize::from(elf.e_phnum), ctx)
-            .context("broken program headers")?;
-        let segments: Vec<Segment> = headers
+        let segments: Vec<Segment> = loaded_headers(&bytes)?
             .iter()
-            .filter(|header| header.p_type == PT_LOAD && header.p_filesz > 0)
             .map(|header| {
                 let (offset, size) = (header.p_offset as usize, header.p_filesz as usize);
                 ensure!(offset.checked_add(size).is_some_and(|end| end <= bytes.len()), "the image is truncated");
@@ -70,6 +68,32 @@ impl Image {
     pub fn segments(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.segments.iter().map(|s| (s.address, &self.bytes[s.offset..s.offset + s.size]))
     }
+}
+
+/// The file as far as it is loaded: a vmlinux with debug information has hundreds of megabytes more.
+fn read_loaded(path: &Path) -> Result<Vec<u8>> {
+    const HEADERS: u64 = 1 << 16;
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(HEADERS).read_to_end(&mut bytes)?;
+    let rest = if bytes.starts_with(b"\x7fELF") {
+        let ends = loaded_headers(&bytes)?.into_iter().filter_map(|h| h.p_offset.checked_add(h.p_filesz));
+        ends.max().unwrap_or(0).saturating_sub(bytes.len() as u64)
+    } else {
+        u64::MAX
+    };
+    file.take(rest).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Program headers of what is loaded.
+fn loaded_headers(bytes: &[u8]) -> Result<Vec<ProgramHeader>> {
+    let elf = goblin::elf::Elf::parse_header(bytes).context("broken ELF header")?;
+    ensure!(elf.e_type != ET_CORE, "memory of a running kernel cannot be read as an image: it rewrites its own code");
+    let ctx = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
+    let headers = ProgramHeader::parse(bytes, elf.e_phoff as usize, usize::from(elf.e_phnum), ctx)
+        .context("broken program headers")?;
+    Ok(headers.into_iter().filter(|header| header.p_type == PT_LOAD && header.p_filesz > 0).collect())
 }
 
 /// The ELF file inside a boot image.

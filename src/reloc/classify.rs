@@ -255,7 +255,7 @@ fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<R
 }
 
 /// What a unit defines, as the locator wants it.
-fn unit_symbols(object: &Object) -> UnitSymbols {
+pub(crate) fn unit_symbols(object: &Object) -> UnitSymbols {
     let mut unit = UnitSymbols::default();
     for symbol in &object.symbols {
         if symbol.st_type == stt::FILE && unit.file.is_empty() {

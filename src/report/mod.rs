@@ -90,6 +90,9 @@ pub struct Report {
     /// The module, when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<ModuleReport>,
+    /// How many of the functions to be replaced are in the kernel as compiled; none when that was not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<usize>,
     /// What changed, by object.
     pub objects: Vec<ObjectReport>,
     /// Every reason to refuse.

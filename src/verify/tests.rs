@@ -1,0 +1,320 @@
+//! Small units against small images: what has to be equal is, and each kind of difference is seen.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::elf::object::{shf, sht, stb, stt};
+use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
+use crate::kernel::image::Image;
+use crate::kernel::symtab::{Binding, KernelSymbol, Kind as SymbolKind, SymbolTable};
+
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const DATA: u64 = 0xffff_ffff_8200_0000;
+const PC32: u32 = 2;
+const PLT32: u32 = 4;
+const ABS32S: u32 = 11;
+
+#[derive(Clone)]
+struct Bytes(Vec<(u64, Vec<u8>)>);
+
+impl Memory for Bytes {
+    fn from(&self, address: u64) -> Option<&[u8]> {
+        let piece = self.0.iter().find(|(start, b)| (*start..*start + b.len() as u64).contains(&address));
+        piece.map(|(start, b)| &b[(address - start) as usize..])
+    }
+}
+
+/// A unit under construction.
+#[derive(Default)]
+struct Maker(Object);
+
+impl Maker {
+    fn new() -> Maker {
+        let mut maker = Maker(Object { e_machine: 62, is_64: true, little_endian: true, ..Object::default() });
+        maker.symbol("unit.c", stt::FILE, stb::LOCAL, Place::Absolute, 0);
+        maker
+    }
+
+    fn section(&mut self, name: &str, sh_flags: u64, data: &[u8]) -> SectionId {
+        self.0.sections.push(Section {
+            name: name.to_owned(),
+            sh_type: sht::PROGBITS,
+            sh_flags: sh_flags | shf::ALLOC,
+            sh_size: data.len() as u64,
+            sh_addralign: 1,
+            sh_entsize: u64::from(sh_flags & shf::STRINGS != 0),
+            data: data.to_vec(),
+            ..Section::default()
+        });
+        SectionId(self.0.sections.len() as u32 - 1)
+    }
+
+    fn symbol(&mut self, name: &str, st_type: u8, st_bind: u8, place: Place, st_size: u64) -> SymbolId {
+        let (name, file) = (name.to_owned(), (st_bind == stb::LOCAL && st_type != stt::FILE).then_some(SymbolId(0)));
+        self.0.symbols.push(Symbol { name, st_value: 0, st_size, st_type, st_bind, st_other: 0, place, file });
+        SymbolId(self.0.symbols.len() as u32 - 1)
+    }
+
+    fn function(&mut self, name: &str, st_bind: u8, code: &[u8]) -> (SectionId, SymbolId) {
+        let section = self.section(&format!(".text.{name}"), shf::EXECINSTR, code);
+        (section, self.symbol(name, stt::FUNC, st_bind, Place::Section(section), code.len() as u64))
+    }
+
+    fn outside(&mut self, name: &str) -> SymbolId {
+        self.symbol(name, stt::NOTYPE, stb::GLOBAL, Place::Undefined, 0)
+    }
+
+    fn reloc(&mut self, section: SectionId, r_offset: u64, r_type: u32, symbol: SymbolId, r_addend: i64) {
+        self.0.sections[section.index()].relocs.push(Reloc { r_offset, r_type, symbol: Some(symbol), r_addend });
+    }
+
+    fn verify(&self, symbols: &[KernelSymbol], pieces: &[(u64, &[u8])]) -> Vec<Finding> {
+        let memory = Bytes(pieces.iter().map(|(a, b)| (*a, b.to_vec())).collect());
+        let table = SymbolTable::new(symbols.to_vec(), vec!["unit.c".to_owned(), "other.c".to_owned()]);
+        check(&self.0, &Loaded::new(Box::new(memory), Arc::new(table)))
+    }
+}
+
+fn check(object: &Object, loaded: &Loaded) -> Vec<Finding> {
+    let side = Side::new(object).unwrap();
+    verify_unit(&side, &functions(&side), loaded).unwrap()
+}
+
+fn global(name: &str, address: u64, kind: SymbolKind) -> KernelSymbol {
+    KernelSymbol { name: name.to_owned(), address, size: None, binding: Binding::Global, kind, file: None, init: false }
+}
+
+fn local(name: &str, address: u64, kind: SymbolKind, file: u32) -> KernelSymbol {
+    KernelSymbol { binding: Binding::Local, file: Some(file), ..global(name, address, kind) }
+}
+
+fn func(name: &str, address: u64) -> KernelSymbol {
+    global(name, address, SymbolKind::Func)
+}
+
+fn difference(finding: &Finding) -> (u64, &str) {
+    match &finding.outcome {
+        Outcome::Differs(d) => (d.offset, &d.what),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// endbr64; call __fentry__; mov $1,%eax; call g; ret
+fn caller() -> Maker {
+    let mut unit = Maker::new();
+    let code = [
+        0xf3, 0x0f, 0x1e, 0xfa, 0xe8, 0, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0xc3, //
+    ];
+    let (text, _) = unit.function("f", stb::GLOBAL, &code);
+    let (fentry, g) = (unit.outside("__fentry__"), unit.outside("g"));
+    unit.reloc(text, 5, PLT32, fentry, -4);
+    unit.reloc(text, 15, PLT32, g, -4);
+    unit
+}
+
+/// The same in an image, with `g` at +0x40 and `h` at +0x50: the call of ftrace is a NOP, as objtool leaves it.
+const HELD: [u8; 20] = [0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0, 0, 0xb8, 1, 0, 0, 0, 0xe8, 0x2d, 0, 0, 0, 0xc3];
+
+fn callees() -> Vec<KernelSymbol> {
+    let table = [("__start_mcount_loc", DATA), ("__stop_mcount_loc", DATA + 8)];
+    let mut all = vec![func("f", TEXT), func("g", TEXT + 0x40), func("h", TEXT + 0x50)];
+    all.extend(table.map(|(name, at)| global(name, at, SymbolKind::Other)));
+    all
+}
+
+/// ftrace's NOP is accepted where the image's own table lists it, and nowhere else.
+#[test]
+fn call_sites() {
+    let listed = (TEXT + 4).to_le_bytes();
+    assert!(caller().verify(&callees(), &[(TEXT, &HELD), (DATA, &listed)])[0].is_equal());
+    let other = (TEXT + 5).to_le_bytes();
+    let found = caller().verify(&callees(), &[(TEXT, &HELD), (DATA, &other)]);
+    assert_eq!(difference(&found[0]), (4, "the kernel's __mcount_loc does not list this NOP"));
+}
+
+/// One changed byte is refused, with its place, both disassemblies, and what usually causes it.
+#[test]
+fn changed_byte() {
+    let listed = (TEXT + 4).to_le_bytes();
+    let mut held = HELD;
+    held[10] = 2;
+    let found = caller().verify(&callees(), &[(TEXT, &held), (DATA, &listed)]);
+    assert_eq!(difference(&found[0]), (9, "the instructions differ"));
+    let evidence = Evidence { tree: Some("7.3.4".to_owned()), ..Evidence::default() };
+    let refusal = found[0].refusal("vmlinux", &evidence).unwrap();
+    assert_eq!(refusal.reason, Reason::ImageMismatch);
+    assert!(refusal.message.contains("> +0x009: b8 01 00 00 00                 mov $1,%eax"), "{}", refusal.message);
+    assert!(refusal.message.contains("> +0x009: b8 02 00 00 00                 mov $2,%eax"), "{}", refusal.message);
+    assert!(refusal.advice.contains("compiler") && refusal.advice.contains("7.3.4"), "{}", refusal.advice);
+}
+
+/// A call of something else is seen though its bytes are a relocation's.
+#[test]
+fn other_callee() {
+    let listed = (TEXT + 4).to_le_bytes();
+    let mut held = HELD;
+    held[15] = 0x3d;
+    let found = caller().verify(&callees(), &[(TEXT, &held), (DATA, &listed)]);
+    assert_eq!(difference(&found[0]), (14, "refers to `g`, the kernel to `h`"));
+}
+
+/// A tail call within the kernel's own section may be short; jumps over it move along, and only those.
+#[test]
+fn short_tail_call() {
+    let mut unit = Maker::new();
+    // test %edi,%edi; je 1f; jmp g; 1: ret
+    let (text, _) = unit.function("f", stb::GLOBAL, &[0x85, 0xff, 0x74, 5, 0xe9, 0, 0, 0, 0, 0xc3]);
+    let g = unit.outside("g");
+    unit.reloc(text, 5, PLT32, g, -4);
+    let symbols = [func("f", TEXT), func("g", TEXT + 0x10)];
+    let held = |over: u8| [0x85, 0xff, 0x74, over, 0xeb, 0x0a, 0xc3];
+    assert!(unit.verify(&symbols, &[(TEXT, &held(2))])[0].is_equal());
+    let found = unit.verify(&symbols, &[(TEXT, &held(1))]);
+    assert_eq!(difference(&found[0]), (2, "leads to +0x9, in the kernel to `f+0x5`"));
+}
+
+/// NOPs for alignment may be more or fewer, but not where the kernel would put something else at boot.
+#[test]
+fn fillers() {
+    let mut unit = Maker::new();
+    // inc %eax; nop; nop; ret
+    let (_, f) = unit.function("f", stb::GLOBAL, &[0xff, 0xc0, 0x90, 0x90, 0xc3]);
+    let held: [u8; 6] = [0xff, 0xc0, 0x0f, 0x1f, 0x00, 0xc3];
+    assert!(unit.verify(&[func("f", TEXT)], &[(TEXT, &held)])[0].is_equal());
+    let table = unit.section(".altinstructions", 0, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    unit.0.sections[table.index()].sh_entsize = 14;
+    unit.reloc(table, 0, PC32, f, 2);
+    unit.reloc(table, 4, PC32, f, 2);
+    assert_eq!(difference(&unit.verify(&[func("f", TEXT)], &[(TEXT, &held)])[0]).0, 2);
+}
+
+/// Texts are compared where the image points to, also when the linker merged one into the tail of another.
+#[test]
+fn texts() {
+    let mut unit = Maker::new();
+    // mov $text,%rdi; ret
+    let (text, _) = unit.function("f", stb::GLOBAL, &[0x48, 0xc7, 0xc7, 0, 0, 0, 0, 0xc3]);
+    let strings = unit.section(".rodata.str1.1", shf::MERGE | shf::STRINGS, b"one\0two\0");
+    let symbol = unit.symbol(".rodata.str1.1", stt::SECTION, stb::LOCAL, Place::Section(strings), 0);
+    unit.reloc(text, 3, ABS32S, symbol, 4);
+    let mut held = [0x48, 0xc7, 0xc7, 0, 0, 0, 0, 0xc3];
+    held[3..7].copy_from_slice(&(DATA as u32 + 6).to_le_bytes());
+    let symbols = [func("f", TEXT)];
+    assert!(!unit.verify(&symbols, &[(TEXT, &held), (DATA, b"twenty two\0")])[0].is_equal());
+    assert!(unit.verify(&symbols, &[(TEXT, &held), (DATA, b"forty-two\0")])[0].is_equal());
+    let found = unit.verify(&symbols, &[(TEXT, &held), (DATA, b"forty-too\0")]);
+    assert_eq!(difference(&found[0]), (0, "the text is \"two\", in the kernel \"too\""));
+}
+
+/// A jump that objtool made a NOP is accepted where both sides' tables say that it is a jump label.
+#[test]
+fn jump_labels() {
+    let mut unit = Maker::new();
+    // jmp 1f; nop; 1: ret
+    let (text, f) = unit.function("f", stb::GLOBAL, &[0xeb, 1, 0x90, 0xc3]);
+    let symbols = [
+        func("f", TEXT),
+        global("key", DATA + 0x100, SymbolKind::Object),
+        global("__start___jump_table", DATA, SymbolKind::Other),
+        global("__stop___jump_table", DATA + 16, SymbolKind::Other),
+    ];
+    let mut listed = [0; 16];
+    listed[..4].copy_from_slice(&(TEXT as u32).wrapping_sub(DATA as u32).to_le_bytes());
+    let pieces: [(u64, &[u8]); 2] = [(TEXT, &[0x66, 0x90, 0x90, 0xc3]), (DATA, &listed)];
+    assert_eq!(difference(&unit.verify(&symbols, &pieces)[0]).0, 0);
+    let table = unit.section("__jump_table", 0, &[0; 16]);
+    let key = unit.outside("key");
+    unit.reloc(table, 0, PC32, f, 0);
+    unit.reloc(table, 4, PC32, f, 3);
+    unit.reloc(table, 8, 24, key, 2);
+    let _ = text;
+    assert!(unit.verify(&symbols, &pieces)[0].is_equal());
+    let mut other = listed;
+    other[0] ^= 1;
+    let found = unit.verify(&symbols, &[pieces[0], (DATA, &other)]);
+    assert_eq!(difference(&found[0]).1, "the kernel's __jump_table does not list this NOP");
+}
+
+/// A local variable has to be the one of this file; one that another file has under the same name is not it.
+#[test]
+fn other_files_variable() {
+    let mut unit = Maker::new();
+    // incl count(%rip); ret
+    let (text, _) = unit.function("f", stb::GLOBAL, &[0xff, 0x05, 0, 0, 0, 0, 0xc3]);
+    let data = unit.section(".data.count", shf::WRITE, &[7, 0, 0, 0]);
+    let count = unit.symbol("count", stt::OBJECT, stb::LOCAL, Place::Section(data), 4);
+    unit.reloc(text, 2, PC32, count, -4);
+    let symbols =
+        [func("f", TEXT), local("count", DATA, SymbolKind::Object, 0), local("count", DATA + 4, SymbolKind::Object, 1)];
+    let held = |at: u64| {
+        let mut code = [0xff, 0x05, 0, 0, 0, 0, 0xc3];
+        code[2..6].copy_from_slice(&(at.wrapping_sub(TEXT + 6) as u32).to_le_bytes());
+        code
+    };
+    assert!(unit.verify(&symbols, &[(TEXT, &held(DATA)), (DATA, &[0; 8])])[0].is_equal());
+    assert_eq!(difference(&unit.verify(&symbols, &[(TEXT, &held(DATA + 4)), (DATA, &[0; 8])])[0]).0, 0);
+}
+
+/// Of several functions of one name in files of one name, the code says which is ours.
+#[test]
+fn code_tells_namesakes_apart() {
+    let mut unit = Maker::new();
+    unit.function("init", stb::LOCAL, &[0x31, 0xc0, 0xc3]);
+    let memory = Bytes(vec![(TEXT, vec![0x31, 0xd2, 0xc3, 0xcc, 0x31, 0xc0, 0xc3])]);
+    let symbols = vec![local("init", TEXT, SymbolKind::Func, 0), local("init", TEXT + 4, SymbolKind::Func, 1)];
+    let table = SymbolTable::new(symbols, vec!["unit.c".to_owned(); 2]);
+    let found = check(&unit.0, &Loaded::new(Box::new(memory), Arc::new(table)));
+    assert_eq!(found[0].outcome, Outcome::Equal { address: TEXT + 4 });
+}
+
+/// Code that ends with the image, and a function that the kernel lacks, are answers and no crash.
+#[test]
+fn cut_short() {
+    let found = caller().verify(&[func("f", TEXT), func("__fentry__", TEXT - 16)], &[(TEXT, &HELD[..4])]);
+    assert_eq!(difference(&found[0]), (4, "the image has no code here"));
+    let found = caller().verify(&[], &[]);
+    assert!(matches!(found[0].outcome, Outcome::NotFound { .. }));
+}
+
+/// A module's file is loaded as the kernel would: a unit is equal to the module it became.
+#[test]
+fn module() {
+    let mut file = caller().0;
+    file.sections[0].name = ".text".to_owned();
+    let loaded = Loaded::module(&file).unwrap();
+    assert!(check(&caller().0, &loaded)[0].is_equal());
+    file.sections[0].relocs[1].symbol = file.sections[0].relocs[0].symbol;
+    let loaded = Loaded::module(&file).unwrap();
+    assert_eq!(difference(&check(&caller().0, &loaded)[0]), (14, "refers to `g`, the kernel to `__fentry__`"));
+}
+
+/// The smallest ELF file with one loaded piece.
+fn elf(address: u64, code: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 120];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(16, &[2, 0, 62, 0, 1]);
+    put(32, &64u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1]);
+    put(64, &[1, 0, 0, 0, 5]);
+    put(72, &120u64.to_le_bytes());
+    put(80, &address.to_le_bytes());
+    put(96, &(code.len() as u64).to_le_bytes());
+    put(104, &(code.len() as u64).to_le_bytes());
+    file.extend_from_slice(code);
+    file
+}
+
+/// Symbols of a kernel that was moved at boot fit its image; symbols without addresses say so.
+#[test]
+fn moved_kernel() {
+    let mut unit = Maker::new();
+    unit.function("f", stb::GLOBAL, &[0x31, 0xc0, 0xc3]);
+    let image = || Image::parse(elf(TEXT, &[0xcc, 0x31, 0xc0, 0xc3])).unwrap();
+    let table = |text: u64, f: u64| Arc::new(SymbolTable::new(vec![func("_text", text), func("f", f)], Vec::new()));
+    let moved = TEXT + 0x1a00_0000;
+    let loaded = Loaded::kernel(image(), table(moved, moved + 1)).unwrap();
+    assert_eq!(check(&unit.0, &loaded)[0].outcome, Outcome::Equal { address: TEXT + 1 });
+    let hidden = Loaded::kernel(image(), table(0, 0)).map(|_| ()).unwrap_err();
+    assert!(hidden.to_string().contains("kptr_restrict"), "{hidden}");
+}
