@@ -1,0 +1,170 @@
+//! From two objects per unit to patch objects: verdicts, proof against the image, references.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use rayon::prelude::*;
+
+use crate::diff::{self, Diff};
+use crate::elf::{self, Object};
+use crate::emit::plan::UnitPatch;
+use crate::emit::{self, readback};
+use crate::kernel::Kernel;
+use crate::kernel::symtab::SymbolTable;
+use crate::kernel::unit::Unit;
+use crate::reloc::{self, World};
+use crate::report::Report;
+use crate::request::Request;
+use crate::verify::{self, Evidence, Loaded};
+
+/// The verdict on each pair, in the order of the units.
+pub(super) fn compare<'o>(
+    units: &[Unit],
+    objects: &'o [(usize, Object, Object)],
+    report: &mut Report,
+) -> Result<Vec<(usize, Diff<'o>)>> {
+    let options = diff::Options { require_call_sites: true };
+    let diffs: Vec<(usize, Diff<'o>)> = objects
+        .par_iter()
+        .map(|(unit, original, patched)| {
+            let diff = diff::diff(original, patched, options)
+                .with_context(|| format!("failed to compare `{}`", units[*unit].target.display()))?;
+            Ok((*unit, diff))
+        })
+        .collect::<Result<_>>()?;
+    for (unit, diff) in &diffs {
+        let unit = &units[*unit];
+        report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
+        report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
+    }
+    Ok(diffs)
+}
+
+/// What the units' objects are checked against, where it is known.
+pub(super) fn load(kernel: &Kernel, units: &[Unit]) -> Result<BTreeMap<String, Loaded>> {
+    let objects: BTreeSet<&str> = units.iter().map(|unit| unit.object.as_str()).collect();
+    let load = |object: &str| -> Result<Option<(String, Loaded)>> {
+        Ok(verify::load(kernel, object)?.map(|loaded| (object.to_owned(), loaded)))
+    };
+    objects.into_iter().filter_map(|object| load(object).transpose()).collect()
+}
+
+/// Whether the kernel holds what the functions to be replaced were compiled to.
+pub(super) fn verify(
+    kernel: &Kernel,
+    units: &[Unit],
+    diffs: &[(usize, Diff<'_>)],
+    request: &Request,
+    loaded: &BTreeMap<String, Loaded>,
+    report: &mut Report,
+) -> Result<()> {
+    if request.no_verify {
+        report.warnings.push(
+            "NOT VERIFIED, as --no-verify asks: nothing says that the kernel holds the code that this patch was compiled \
+             against; if it does not, the livepatch can crash it"
+                .to_owned(),
+        );
+        return Ok(());
+    }
+    let mut verified = 0;
+    for (index, diff) in diffs {
+        let unit = &units[*index];
+        let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
+        let which: Vec<_> = changed.filter_map(|f| f.original).collect();
+        if which.is_empty() {
+            continue;
+        }
+        let Some(loaded) = loaded.get(&unit.object) else {
+            report.warnings.push(format!(
+                "not verified: no image of `{}` is known to check `{}` against (--image, --modules)",
+                unit.object,
+                unit.source.display()
+            ));
+            continue;
+        };
+        match verify::verify_unit(&diff.original, &which, loaded) {
+            Err(error) => report.warnings.push(format!("not verified: {error:#}")),
+            Ok(findings) => {
+                verified += findings.iter().filter(|f| f.is_equal() && which.contains(&f.atom)).count();
+                let evidence = Evidence::gather(loaded, diff.original.object, kernel.release());
+                report.refusals.extend(findings.iter().filter_map(|f| f.refusal(&unit.object, &evidence)));
+            }
+        }
+    }
+    report.verified = Some(verified);
+    report.notes.push(format!("verified: {verified} functions are in the kernel as they were compiled here"));
+    Ok(())
+}
+
+/// Closure, references and patch object of each unit.
+pub(super) fn resolve(
+    kernel: &Kernel,
+    units: &[Unit],
+    diffs: &[(usize, Diff<'_>)],
+    report: &mut Report,
+) -> Result<Vec<UnitPatch>> {
+    let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
+    let vmlinux = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
+    let mut parts = Vec::new();
+    for (index, diff) in diffs.iter().filter(|(_, d)| !d.is_empty()) {
+        let unit = &units[*index];
+        let own: Arc<SymbolTable> =
+            if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
+        let depends = depends(kernel, unit, diff);
+        let world = World {
+            object: &unit.object,
+            symvers: kernel.symvers(),
+            vmlinux: Some(&vmlinux),
+            own: Some(&own),
+            depends: &depends,
+            new_globals: &new_globals,
+        };
+        let closure = diff::closure::closure(diff);
+        let resolved = reloc::resolve(diff, &closure, &world);
+        report
+            .refusals
+            .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
+        report.warnings.extend(resolved.warnings.iter().cloned());
+        if !resolved.account.adds_up() {
+            return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
+        }
+        report.account.add(&resolved.account);
+        let patch = emit::object::build(diff, &closure, &resolved, &world);
+        report.refusals.extend(patch.refusals.iter().cloned().map(|r| r.object(&unit.object)));
+        let object = report.object(&unit.object);
+        for replacement in &patch.replacements {
+            let name = &replacement.old_name;
+            if let Some(found) =
+                object.functions.iter_mut().find(|f| f.function == *name && f.unit.as_deref() == unit.source.to_str())
+            {
+                found.sympos = Some(replacement.sympos);
+            }
+        }
+        object.callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
+        parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch });
+    }
+    report.refusals.dedup_by(|a, b| a.message == b.message && a.object == b.object);
+    Ok(parts)
+}
+
+/// Modules whose exports the patched module already uses: of this unit, and those it says it depends on.
+pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet<String> {
+    let mut depends = BTreeSet::new();
+    for symbol in &diff.original.object.symbols {
+        if symbol.place == elf::Place::Undefined
+            && let Some(export) = kernel.symvers().get(&symbol.name)
+            && export.object != "vmlinux"
+        {
+            depends.insert(export.object.clone());
+        }
+    }
+    let file = kernel.module_file(&unit.object).and_then(|path| fs::read(path).ok());
+    if let Some(module) = file.and_then(|bytes| elf::read(&bytes).ok()) {
+        depends.extend(
+            readback::modinfo(&module, "depends").flat_map(|d| d.split(',').map(str::to_owned).collect::<Vec<_>>()),
+        );
+    }
+    depends
+}

@@ -1,0 +1,140 @@
+//! From the request to two objects per unit: patches, sources, what the module replaces, units, compiles.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use rayon::prelude::*;
+
+use crate::compile::{self, Compiled, ObjectCache};
+use crate::elf::{self, Object};
+use crate::emit::init::ReplaceMode;
+use crate::error::{Reason, Refusal};
+use crate::kernel::unit::Unit;
+use crate::kernel::{self, Kernel};
+use crate::patch::{self, Applied};
+use crate::report::Report;
+use crate::report::progress::Progress;
+use crate::request::{Replace, Request};
+
+/// Bytes of original objects kept in the cache.
+const CACHE_LIMIT: u64 = 2 << 30;
+
+pub(super) fn read_patches(paths: &[PathBuf]) -> Result<Vec<patch::FilePatch>> {
+    let mut all = Vec::new();
+    for path in paths {
+        let text = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        all.extend(patch::parse(&text, &path.display().to_string())?);
+    }
+    Ok(all)
+}
+
+pub(super) fn read_source(root: &Path, path: &Path) -> Result<Option<Vec<u8>>> {
+    let full = root.join(path);
+    match fs::read(&full) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(anyhow!(error).context(format!("failed to read `{}`", full.display()))),
+    }
+}
+
+pub(super) fn replace_mode(asked: Replace, kernel: &Kernel, refusals: &mut Vec<Refusal>) -> ReplaceMode {
+    use kernel::abi::Replace as Has;
+    match (asked, kernel.abi().replace) {
+        (Replace::Set(set), Has::Set) => ReplaceMode::Set(set),
+        (Replace::Default, Has::Set) => ReplaceMode::Set(1),
+        (Replace::Default, Has::Boolean) => ReplaceMode::All,
+        (Replace::Nothing, Has::Boolean) | (_, Has::None)
+            if asked != Replace::Set(0) && !matches!(asked, Replace::Set(_)) =>
+        {
+            ReplaceMode::Nothing
+        }
+        (Replace::Set(set), _) => {
+            refusals.push(Refusal::new(
+                Reason::KernelLacks,
+                format!(
+                    "replace set {set} was asked for, but this kernel's `struct klp_patch` has no `replace_set`: it has \
+                     the boolean `replace`, which replaces all livepatches or none"
+                ),
+                "leave out -s to replace all livepatches, use --no-replace to replace none, or use a kernel with replace sets",
+            ));
+            ReplaceMode::Nothing
+        }
+        (Replace::Nothing, _) => {
+            refusals.push(Refusal::new(
+                Reason::KernelLacks,
+                "--no-replace was asked for, but on this kernel a livepatch always replaces those of its own set",
+                "give this livepatch a set of its own (-s N): livepatches of two sets stay side by side",
+            ));
+            ReplaceMode::Nothing
+        }
+        (Replace::Default, Has::None) => ReplaceMode::Nothing,
+    }
+}
+
+/// The units that the touched files reach, or why they reach none.
+pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> Result<Vec<Unit>> {
+    let touched: Vec<PathBuf> = applied
+        .files
+        .iter()
+        .map(|f| f.path.clone())
+        .filter(|path| matches!(patch::classify(path), patch::Verdict::Code))
+        .collect();
+    if touched.is_empty() {
+        return Ok(Vec::new());
+    }
+    let reach = kernel.units_reached_by(&touched)?;
+    report.refusals.extend(reach.refusals);
+    for outside in &reach.outside {
+        report.notes.push(format!(
+            "`{}` also reads a touched file and is left out: {:?}",
+            outside.target.display(),
+            outside.why
+        ));
+    }
+    Ok(reach.units)
+}
+
+/// Both objects of each unit that has different tokens on the two sides.
+pub(super) fn compile_units(
+    kernel: &Kernel,
+    units: &[Unit],
+    applied: &Applied,
+    request: &Request,
+    work: &Path,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<Vec<(usize, Object, Object)>> {
+    let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
+    let cache = ObjectCache::default_dir().map(|dir| ObjectCache::new(&dir, CACHE_LIMIT));
+    let options = compile::Options {
+        jobs: request.jobs,
+        launcher: request.launcher.clone(),
+        cache: cache.as_ref(),
+        work,
+        progress: &|what| progress.step(what),
+    };
+    let compiled = compile::compile_units(units, &tree, applied, &options)?;
+    for unit in &compiled {
+        if !unit.warnings.trim().is_empty() {
+            report.warnings.push(format!("the compiler says of the patched source:\n{}", unit.warnings.trim_end()));
+        }
+    }
+    let read = |path: &Path| -> Result<Object> {
+        let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
+    };
+    let objects = |unit: &Compiled| -> Result<Option<(usize, Object, Object)>> {
+        Ok(match &unit.outcome {
+            compile::Outcome::Same => None,
+            compile::Outcome::Pair { original, patched } => Some((unit.unit, read(original)?, read(patched)?)),
+            compile::Outcome::New { patched } => {
+                let patched = read(patched)?;
+                let original =
+                    Object { sections: Vec::new(), symbols: Vec::new(), has_groups: false, ..patched.clone() };
+                Some((unit.unit, original, patched))
+            }
+        })
+    };
+    compiled.par_iter().filter_map(|unit| objects(unit).transpose()).collect()
+}

@@ -1,0 +1,115 @@
+//! The pipeline: each stage once, in order; a stage takes what came before by reference and returns a new value.
+//!
+//! In: a checked request. Out: the report of the run, with the module written when there is one. Every
+//! stage's refusals are collected; the run goes on as long as what follows still means something.
+
+mod compare;
+mod inputs;
+mod module;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::emit;
+use crate::emit::init::ReplaceMode;
+use crate::error::{Reason, Refusal};
+use crate::kernel::{self, Kernel};
+use crate::patch;
+use crate::report::progress::Progress;
+use crate::report::{ModuleReport, Outcome, Report};
+use crate::request::Request;
+use crate::workdir;
+
+/// Builds a livepatch.
+///
+/// # Errors
+///
+/// For broken input, I/O, and failed tools ([`crate::error::ToolFailure`]); a "no" is in the report.
+pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
+    let mut report = Report::new();
+    request.check()?;
+    progress.step("reading the patch");
+    let patches = inputs::read_patches(&request.patches)?;
+    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()));
+    report.notes.extend(screened.notes);
+    report.refusals.extend(screened.refusals);
+
+    progress.step("reading the kernel tree");
+    let kernel = Kernel::open(&request.kernel)?;
+    report.kernel = Some(kernel.release().to_owned());
+    let replace = inputs::replace_mode(request.replace, &kernel, &mut report.refusals);
+    let applied = patch::apply(&patches, |path| inputs::read_source(kernel.source(), path))?;
+    report.notes.extend(applied.notes.iter().cloned());
+    report.warnings.extend(applied.warnings.iter().cloned());
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
+    let units = inputs::reach(&kernel, &applied, &mut report)?;
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
+    let work = workdir::create(request.keep_tmp)?;
+    work.mark()?;
+    if request.keep_tmp {
+        report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
+    }
+    // What the originals are checked against is read while the compilers run.
+    let (objects, loaded) = std::thread::scope(|scope| {
+        let loaded =
+            scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { compare::load(&kernel, &units) });
+        let objects = inputs::compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report);
+        (objects, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let objects = objects?;
+
+    progress.step("comparing");
+    let diffs = compare::compare(&units, &objects, &mut report)?;
+    if diffs.iter().all(|(_, d)| d.is_empty()) && report.refusals.is_empty() {
+        report.outcome = Outcome::Unchanged;
+        return Ok(report);
+    }
+    compare::verify(&kernel, &units, &diffs, request, &loaded?, &mut report)?;
+    let parts = compare::resolve(&kernel, &units, &diffs, &mut report)?;
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
+    let plan = emit::plan::plan(parts, kernel.symvers());
+    if plan.tables.is_empty() {
+        report.refusals.push(Refusal::new(
+            Reason::NeverRuns,
+            "the patch only adds code that nothing in the kernel calls: no existing function changed",
+            "change the function that should call the new code, or declare a callback",
+        ));
+        return Ok(refused(report));
+    }
+
+    progress.step("linking the module");
+    let objtool = module::unit_objtool(&kernel, &units);
+    let module = module::make_module(&kernel, request, &plan, replace, objtool, work.path(), &mut report)?;
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
+    let (module, signed) = module::sign_module(&kernel, request, module, work.path())?;
+    module::write_module(&request.output, &module)?;
+    report.module = Some(ModuleReport {
+        path: request.output.display().to_string(),
+        name: request.name.clone(),
+        replace_set: match replace {
+            ReplaceMode::Set(set) => Some(set),
+            _ => None,
+        },
+        replace: match (replace, kernel.abi().replace) {
+            (ReplaceMode::All, _) => Some(true),
+            (ReplaceMode::Nothing, kernel::abi::Replace::Boolean) => Some(false),
+            _ => None,
+        },
+        signed,
+    });
+    Ok(report)
+}
+
+fn refused(mut report: Report) -> Report {
+    report.outcome = Outcome::Refused;
+    report
+}

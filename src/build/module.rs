@@ -1,0 +1,93 @@
+//! From the plan to the module's file: link, livepatch sections, checks, signature.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::elf;
+use crate::emit::init::{self, ReplaceMode};
+use crate::emit::plan::Plan;
+use crate::emit::{self, finish, link, readback};
+use crate::kernel::Kernel;
+use crate::kernel::unit::Unit;
+use crate::report::Report;
+use crate::request::Request;
+
+/// objtool's arguments, where kbuild runs it on units and not on a linked module: without unwind data made
+/// there, a livepatch's functions could not be unwound (scripts/Makefile.lib, `delay-objtool`).
+pub(super) fn unit_objtool(kernel: &Kernel, units: &[Unit]) -> Option<Vec<String>> {
+    const DELAYED_BY: [&str; 3] = ["LTO_CLANG", "X86_KERNEL_IBT", "KLP_BUILD"];
+    if DELAYED_BY.iter().any(|option| kernel.config().is_y(option)) {
+        return None;
+    }
+    units.iter().find_map(|unit| unit.objtool.clone())
+}
+
+/// Links, finishes and checks the module.
+pub(super) fn make_module(
+    kernel: &Kernel,
+    request: &Request,
+    plan: &Plan,
+    replace: ReplaceMode,
+    objtool: Option<Vec<String>>,
+    work: &Path,
+    report: &mut Report,
+) -> Result<Vec<u8>> {
+    let dir = work.join("module");
+    fs::create_dir(&dir).with_context(|| format!("failed to make `{}`", dir.display()))?;
+    let names: Vec<String> = request.patches.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect();
+    let description = format!("Livepatch of {}", names.join(", "));
+    // The number is also in the tables; here tools can read it without knowing the kernel's structures.
+    let info: Vec<(String, String)> = match replace {
+        ReplaceMode::Set(set) => vec![("replace_set".to_owned(), set.to_string())],
+        ReplaceMode::All | ReplaceMode::Nothing => Vec::new(),
+    };
+    let text = init::render(&request.name, &description, &plan.tables, replace, &info);
+    let objtool = objtool.map(|args| {
+        let program = kernel.module_build_dir().join("tools/objtool/objtool").display().to_string();
+        std::iter::once(program).chain(args).collect()
+    });
+    let how = link::Link {
+        name: &request.name,
+        build_dir: kernel.module_build_dir(),
+        make_vars: kernel.make_vars(),
+        jobs: request.jobs,
+        objtool,
+    };
+    let link::Linked { module: path, said } = link::link(plan, &text, &how, &dir)?;
+    report.notes.extend(said);
+    let bytes = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let linked = elf::read(&bytes).context("failed to read the linked module")?;
+    let module = finish::finish(linked, &plan.link_names).context("failed to finish the module")?;
+    let bytes = elf::write(&module).context("failed to write the module")?;
+    report.refusals.extend(readback::check(&bytes, plan, kernel.symvers())?);
+    if kernel.config().is_y("UNWINDER_ORC") {
+        report.refusals.extend(readback::unwindable(&module));
+    }
+    Ok(bytes)
+}
+
+/// Signs the module where there is a key.
+pub(super) fn sign_module(kernel: &Kernel, request: &Request, module: Vec<u8>, work: &Path) -> Result<(Vec<u8>, bool)> {
+    let Some(pair) = emit::sign::choose(kernel, request.sign.as_ref()) else { return Ok((module, false)) };
+    let path = work.join("to-sign.ko");
+    fs::write(&path, &module).with_context(|| format!("failed to write `{}`", path.display()))?;
+    emit::sign::sign(kernel, &pair, &path)?;
+    let signed = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    Ok((signed, true))
+}
+
+/// Writes the module in one step: a reader sees the old file or the new one, never a part.
+pub(super) fn write_module(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".klp-build-").tempfile_in(dir)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("failed to write `{}`", path.display()))
+}
