@@ -4,6 +4,7 @@
 //! and passes itself. `KLP_FIXTURE=NAME` runs those whose name contains NAME. All failures are shown together.
 
 #[path = "support/fixture.rs"]
+#[allow(dead_code)]
 mod fixture;
 #[path = "support/objects.rs"]
 mod objects;

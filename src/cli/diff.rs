@@ -78,6 +78,8 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);
     }
+    let mut said = BTreeSet::new();
+    report.refusals.retain(|r| said.insert((r.reason, r.message.clone())));
     if !report.refusals.is_empty() {
         report.outcome = Outcome::Refused;
     } else if let (Some(path), Some(object)) = (&opts.output, &written) {

@@ -189,10 +189,10 @@ impl<'o> Side<'o> {
         self.atom(id).symbols.iter().any(|s| self.object.symbol(*s).st_bind != stb::LOCAL)
     }
 
-    /// Whether every definition of the atom is weak.
-    pub fn is_weak(&self, id: AtomId) -> bool {
-        let symbols = &self.atom(id).symbols;
-        !symbols.is_empty() && symbols.iter().all(|s| self.object.symbol(*s).st_bind == stb::WEAK)
+    /// Whether the atom is a function for the kernel: assembly also has code under mere labels.
+    pub fn is_function(&self, id: AtomId) -> bool {
+        let atom = self.atom(id);
+        atom.kind == Kind::Function && atom.symbols.iter().any(|s| self.object.symbol(*s).st_type == stt::FUNC)
     }
 
     /// Name of the source file (STT_FILE) a local atom belongs to.
@@ -553,8 +553,11 @@ impl<'o> Side<'o> {
         let atom = self.atom(id);
         match atom.kind {
             Kind::Function => false,
+            // What is registered is known by its content and by its section, and belongs to no one's code.
             Kind::Data => {
-                !self.is_global(id) && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
+                self.rule(id) != Some(Rule::Registration)
+                    && !self.is_global(id)
+                    && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
             }
             Kind::Text | Kind::Constant | Kind::Anonymous | Kind::Entry => true,
         }

@@ -179,7 +179,9 @@ fn data_changed(
         .at(section, difference.original);
     }
     let value = |side: &Side<'_>, id: AtomId, at: u64| -> String {
-        let bytes = side.bytes(id);
+        // What has no bytes in the file (.bss) is zero.
+        let zeros = vec![0; size(side, id) as usize];
+        let bytes = if side.bytes(id).is_empty() { &zeros } else { side.bytes(id) };
         let from = (at as usize / 8) * 8;
         match bytes.get(from..(from + 8).min(bytes.len())) {
             Some(word) if !word.is_empty() => word.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "),

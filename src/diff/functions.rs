@@ -54,11 +54,7 @@ pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tab
 }
 
 fn functions<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
-    side.ids().filter(|id| {
-        let atom = side.atom(*id);
-        atom.kind == Kind::Function
-            && atom.symbols.iter().any(|s| side.object.symbol(*s).st_type == crate::elf::object::stt::FUNC)
-    })
+    side.ids().filter(|id| side.is_function(*id))
 }
 
 /// The first difference of a function pair: code, then cold parts, then table by table.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
+use super::closure::naming_offset;
 use super::names;
 use super::special::{self, Rule};
 use crate::elf::SectionId;
@@ -90,11 +91,12 @@ fn entries(side: &Side<'_>, id: SectionId) -> Vec<(String, u64)> {
         return out;
     }
     for r in &side.refs[id.index()] {
-        let name = match r.target {
-            Target::Atom(atom, _) => describe(side, atom),
-            Target::Symbol(symbol, _) => side.object.symbol(symbol).name.clone(),
+        let (name, offset) = match r.target {
+            Target::Atom(atom, offset) => (describe(side, atom), offset - naming_offset(side, atom)),
+            Target::Symbol(symbol, addend) => (side.object.symbol(symbol).name.clone(), addend),
             Target::Nothing(_) => continue,
         };
+        let name = if offset == 0 { name } else { format!("{name}+{offset:#x}") };
         out.push((name, r.reloc.r_offset));
     }
     if section.sh_flags & shf::ALLOC == 0 && out.is_empty() {

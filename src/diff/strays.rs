@@ -1,4 +1,4 @@
-//! What no function and no datum leads to: entries of tables that nobody here knows, code without a name.
+//! What no function and no datum leads to: entries of tables that nobody here knows, and code that is no function.
 //!
 //! In: a comparison and the function verdicts. Out: a refusal for everything of that kind that is new, changed, or
 //! speaks about a function that changed. It would be lost in silence otherwise: what travels is found by
@@ -10,6 +10,7 @@ use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
 use super::compare::Compare;
 use super::names;
+use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::object::shf;
@@ -28,8 +29,30 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
     for id in old.ids().filter(|id| is_stray(old, *id)) {
         before.entry(old.section_name(id)).or_default().push(id);
     }
-    for id in new.ids().filter(|id| is_stray(new, *id) && !reached.contains(id)) {
+    // What a table says of a function is compared with the function.
+    let owned = |id: AtomId| tables.owner.get(&id).is_some_and(|owner| new.is_function(*owner));
+    for id in new.ids().filter(|id| is_stray(new, *id) && !owned(*id)) {
         let section = new.section_name(id);
+        let is_code = new.object.section(new.atom(id).section).sh_flags & shf::EXECINSTR != 0;
+        if is_code && new.rule(id).is_none() {
+            // Labels in assembly: the code under them is compared, and cannot be redirected.
+            let twin = compare.twins.backward.get(&id).copied();
+            if twin.is_some_and(|twin| compare.difference(twin, id).is_none()) {
+                continue;
+            }
+            let candidates = before.entry(section).or_default();
+            let equal = candidates.iter().position(|other| compare.same(*other, id));
+            if let (None, Some(at)) = (twin, equal) {
+                candidates.remove(at);
+                continue;
+            }
+            let message = format!("code in `{section}` that belongs to no function changed");
+            refusals.push(refusal(new, id, Reason::NotHookable, message));
+            continue;
+        }
+        if reached.contains(&id) {
+            continue;
+        }
         let about = new.refs_of(id).iter().find_map(|r| match r.target {
             Target::Atom(target, offset)
                 if new.atom(target).kind == Kind::Function && changed.contains(&tables.whole(target)) =>
@@ -64,6 +87,10 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
                     format!("`{}` in `{section}` is new, and how the kernel uses it is not known", new.name(id));
                 refusal(new, id, Reason::UnknownSection, message)
             }
+            Kind::Entry => {
+                let message = format!("an entry of `{section}` about code that belongs to no function changed");
+                refusal(new, id, Reason::UnknownSection, message)
+            }
             _ => {
                 let message = format!("`{section}` holds something new without a name, which nothing refers to");
                 refusal(new, id, Reason::UnknownSection, message)
@@ -83,9 +110,14 @@ fn refusal(side: &Side<'_>, id: AtomId, reason: Reason, message: String) -> Refu
 fn is_stray(side: &Side<'_>, id: AtomId) -> bool {
     let atom = side.atom(id);
     let section = side.object.section(atom.section);
-    let kept = section.sh_flags & shf::ALLOC != 0 && side.rule(id).is_none();
+    let rule = side.rule(id);
+    let kept = section.sh_flags & shf::ALLOC != 0;
     kept && match atom.kind {
+        // Of a table about code, the entries that are about no function.
+        Kind::Entry => matches!(rule, Some(Rule::CodeTable(_))),
+        _ if rule.is_some() => false,
         Kind::Anonymous => true,
+        Kind::Function => !side.is_function(id),
         Kind::Data => !side.is_global(id) && !side.is_init(id) && !names::is_exit_section(&section.name),
         _ => false,
     }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use iced_x86::{Decoder, DecoderOptions};
-use klp_build::elf::object::stt;
+use klp_build::elf::klp::KlpSymbol;
+use klp_build::elf::object::{shf, stt};
 use klp_build::elf::{self, Object, Place};
 
 use crate::objects;
@@ -23,6 +24,9 @@ const X86_64: &str = "-O2 -std=gnu11 -ffreestanding -fms-extensions -fshort-wcha
 const AARCH64: &str = "-O2 -std=gnu11 -ffreestanding -fno-common -fno-PIE -fno-strict-aliasing \
      -fno-asynchronous-unwind-tables -fno-stack-protector -mgeneral-regs-only -fpatchable-function-entry=2 \
      -ffunction-sections -fdata-sections -w";
+
+/// A meaning that cannot be read from the compiled object alone.
+const ANYTHING: &str = "?";
 
 /// How a check of one fixture ended.
 pub enum Outcome {
@@ -185,7 +189,7 @@ impl Fixture {
         command
     }
 
-    /// What a person sees of the comparison.
+    /// What a person sees of the comparison; for the tests of the command line.
     pub fn output(&self, work: &Path) -> std::process::Output {
         let (before, after) = self.compile(work, &[]).expect("it compiles").expect("its compiler is installed");
         self.command(work, &before, &after).output().expect("klp-build runs")
@@ -265,7 +269,11 @@ impl Fixture {
         }
         if written {
             match fs::read(&out).map_err(anyhow::Error::from).and_then(|bytes| elf::read(&bytes)) {
-                Ok(object) => self.object_problems(&object, &mut problems),
+                Ok(object) => {
+                    self.object_problems(&object, &mut problems);
+                    let patched = elf::read(&fs::read(after).expect("readable")).expect("an object");
+                    self.code_problems(&object, &patched, &mut problems);
+                }
                 Err(error) => problems.push(format!("the patch object cannot be read: {error:#}")),
             }
         }
@@ -326,6 +334,37 @@ impl Fixture {
         }
     }
 
+    /// Every carried function means what the compiled one means: the same code, and every reference to the same thing.
+    fn code_problems(&self, out: &Object, patched: &Object, problems: &mut Vec<String>) {
+        for name in out.sections.iter().filter_map(|s| s.name.strip_prefix(".text.")) {
+            let section = |object: &Object| {
+                object.section_named(&format!(".text.{name}")).map(|id| object.section(id).data.clone())
+            };
+            let (Some(want), Some(got)) = (section(patched), section(out)) else { continue };
+            // `ld -r` puts equally named sections of several units together.
+            let functions = patched.symbols.iter().filter(|s| s.name == name && s.st_type == stt::FUNC).count();
+            // Boot-time constants are rewritten, with a reference that was not there.
+            let rewritten = patched.sections.iter().any(|s| s.name.starts_with("runtime_"));
+            if rewritten || functions > 1 || patched.e_machine != 62 {
+                continue;
+            }
+            if want != got {
+                problems.push(format!("the code of `{name}` is not the compiled one"));
+            }
+            let (want, got) = (meanings(patched, name), meanings(out, name));
+            let equal = match (&want, &got) {
+                (Some(want), Some(got)) => {
+                    want.len() == got.len()
+                        && want.iter().zip(got).all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
+                }
+                _ => false,
+            };
+            if !equal {
+                problems.push(format!("references of `{name}`: compiled {want:?}, written {got:?}"));
+            }
+        }
+    }
+
     /// Each side against itself.
     pub fn check_self(&self) -> Outcome {
         self.on_each_side(|object| objects::differs(object, object))
@@ -377,7 +416,58 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{:?} failed:\n{}", command.get_program(), String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The texts that a function's instructions refer to, read as the processor would: by the end of the instruction.
+/// For each relocation of a function's section, what it means, read as the processor would: a PC-relative field
+/// counts from the end of its instruction. Shares nothing with the code under test but the ELF reader.
+fn meanings(object: &Object, function: &str) -> Option<Vec<(u64, u32, String)>> {
+    let section = object.section(object.section_named(&format!(".text.{function}"))?);
+    let decoder = Decoder::with_ip(64, &section.data, 0, DecoderOptions::NONE);
+    let ends: Vec<u64> = decoder.into_iter().map(|insn| insn.next_ip()).collect();
+    let mut found = Vec::new();
+    for reloc in &section.relocs {
+        let symbol = object.symbol(reloc.symbol?);
+        let end = ends.iter().copied().find(|end| *end > reloc.r_offset).unwrap_or(reloc.r_offset + 4);
+        // R_X86_64_PC32 and R_X86_64_PLT32.
+        let relative = matches!(reloc.r_type, 2 | 4);
+        let addend = reloc.r_addend + if relative { (end - reloc.r_offset) as i64 } else { 0 };
+        let what = match (&symbol.place, KlpSymbol::parse(&symbol.name)) {
+            (_, Some(klp)) => format!("{}+{addend}", stem(&klp.name)),
+            (Place::Section(id), _) => {
+                let at = symbol.st_value as i64 + addend;
+                let target = object.section(*id);
+                if target.sh_flags & shf::STRINGS != 0 {
+                    if symbol.st_type != stt::SECTION && addend < 0 {
+                        // A label may be far from what its addend leads to.
+                        ANYTHING.to_owned()
+                    } else {
+                        let text = target.data.get(at.max(0) as usize..).unwrap_or(&[]).split(|b| *b == 0).next();
+                        format!("\"{}\"", String::from_utf8_lossy(text.unwrap_or(&[])))
+                    }
+                } else {
+                    let of_section = |s: &&elf::Symbol| {
+                        s.place == symbol.place && s.st_type != stt::SECTION && !s.name.starts_with("__pfx_")
+                    };
+                    let named = object.symbols.iter().filter(of_section).filter(|s| s.st_value as i64 <= at);
+                    match named.max_by_key(|s| s.st_value) {
+                        Some(s) => format!("{}+{}", stem(&s.name), at - s.st_value as i64),
+                        None => "something without a name".to_owned(),
+                    }
+                }
+            }
+            _ => format!("{}+{addend}", stem(&symbol.name)),
+        };
+        found.push((reloc.r_offset, reloc.r_type, what));
+    }
+    found.sort();
+    Some(found)
+}
+
+fn stem(name: &str) -> String {
+    let name = name.split(".llvm.").next().unwrap_or(name);
+    let parts = name.split('.').filter(|part| !part.bytes().all(|b| b.is_ascii_digit()));
+    parts.collect::<Vec<_>>().join(".").trim_end_matches(|c: char| c.is_ascii_digit() || c == '_').to_owned()
+}
+
+/// The texts that a function's instructions refer to.
 fn texts_of(object: &Object, function: &str) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     let Some(id) = object.section_named(&format!(".text.{function}")) else { return texts };

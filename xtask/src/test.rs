@@ -21,6 +21,10 @@ pub fn run(args: Args<'_>) -> Result<()> {
         }
     }
     apt::install(kernel::BUILD_PACKAGES)?;
+    if long {
+        // For the fixtures that are about other compilers.
+        apt::install(&["clang", "gcc-aarch64-linux-gnu"])?;
+    }
     let mut failed = Vec::new();
     let mut rung = |name: &'static str, result: Result<()>| {
         if let Err(error) = result {
@@ -30,7 +34,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     };
     if only.is_empty() {
         rung("tidy", tidy::run(&[]));
-        rung("cargo test", cargo_test());
+        rung("cargo test", cargo_test(long));
     }
     let mut score = matrix::Score::default();
     if !quick {
@@ -61,9 +65,13 @@ pub fn run(args: Args<'_>) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("tests failed: {}", failed.join(", ")) }
 }
 
-fn cargo_test() -> Result<()> {
+fn cargo_test(long: bool) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(dirs::root());
+    if long {
+        // tests/fixtures.rs: properties over every object of a built kernel.
+        sh.set_var("KLP_OBJECTS", kernel::prepare("linux-7", false)?.objdir);
+    }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     cmd!(sh, "{cargo} test --workspace").run().context("failed to pass `cargo test`")
 }
