@@ -94,7 +94,8 @@ pub(super) fn verify(
         }
     }
     report.verified = Some(verified);
-    report.notes.push(format!("verified: {verified} functions are in the kernel as they were compiled here"));
+    let is = if verified == 1 { "function is" } else { "functions are" };
+    report.notes.push(format!("verified: {verified} {is} in the kernel as compiled here"));
     Ok(())
 }
 

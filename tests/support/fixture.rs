@@ -355,7 +355,10 @@ impl Fixture {
             let equal = match (&want, &got) {
                 (Some(want), Some(got)) => {
                     want.len() == got.len()
-                        && want.iter().zip(got).all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
+                        && want
+                            .iter()
+                            .zip(got)
+                            .all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
                 }
                 _ => false,
             };
