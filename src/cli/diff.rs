@@ -10,7 +10,7 @@ use clap::Args;
 use super::{print, status};
 use crate::diff::{self, closure};
 use crate::elf::{self, Object};
-use crate::emit::{object, readback};
+use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::Symvers;
 use crate::reloc::{self, World};
 use crate::report::{Outcome, Report};
@@ -70,7 +70,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);
-        let patch = object::build(&diff, &closure, &resolved, &world);
+        let patch = patch_object::build(&diff, &closure, &resolved, &world);
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
         report.warnings.extend(resolved.warnings.iter().cloned());

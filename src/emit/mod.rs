@@ -3,9 +3,9 @@
 pub mod finish;
 pub mod init;
 pub mod link;
-pub mod object;
+pub mod patch_object;
 pub mod plan;
 pub mod readback;
 pub mod sign;
 
-pub use object::{Callback, PatchObject, Replacement};
+pub use patch_object::{Callback, PatchObject, Replacement};

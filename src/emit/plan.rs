@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::init::ObjectTable;
-use super::object::PatchObject;
+use super::patch_object::PatchObject;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::stb;
 use crate::elf::{Object, Place};
