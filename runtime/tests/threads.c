@@ -27,7 +27,7 @@ static void *work(void *arg)
 
 	atomic_fetch_add(&started, 1);
 	for (;;) {
-		struct timespec pause = { 0, 1000000 * (500 + turn % 1500) };
+		struct timespec pause = { 0, 1000000 * (100 + turn % 800) };
 
 		if (reading) {
 			int file = open(files[turn % 5], O_RDONLY);
