@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::guest::{CASE, alarms};
 use crate::vm::Guest;
-use crate::{Args, build, dirs, kernel};
+use crate::{Args, build, dirs, kernel, runtime};
 
 /// Debian's own 6.12, as apt offers it.
 const KERNEL: &str = "debian-6.12";
@@ -22,8 +22,10 @@ const LOADED: &str = "MemUsable:";
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
-    if !args.is_empty() {
-        bail!("usage: cargo xtask demo");
+    match args {
+        [] => {}
+        [sets] if sets == "--sets" => return runtime::demo(),
+        _ => bail!("usage: cargo xtask demo [--sets]"),
     }
     let start = Instant::now();
     let klp_build = timed("build klp-build", build::klp_build)?;

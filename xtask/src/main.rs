@@ -37,7 +37,7 @@ const TASKS: &[(&str, Task, &str)] = &[
     (
         "demo",
         demo::run,
-        "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it",
+        "build a livepatch for Debian's stock 6.12 kernel, load it in QEMU, show the change, unload it; --sets: two sets side by side",
     ),
     ("test", test::run, "pass all tests; --quick stops before the kernels, --long adds the slow kernels"),
     ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),

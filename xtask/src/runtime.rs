@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod demo;
 mod hot;
 mod selftests;
 mod tree;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::Args;
 pub use build::Config;
+pub use demo::run as demo;
 
 const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | bench | \
                      build [CONFIG] | selftests [CONFIG] [--built TREE [--modules DIR]] [NAME]...; CONFIG is --sets, --debug or --c-core";

@@ -120,6 +120,15 @@ pub fn build(config: Config) -> Result<Built> {
     Ok(built)
 }
 
+/// The object directory, holding that configuration: it may have been another's since the kernel was built.
+pub fn objdir(config: Config) -> Result<PathBuf> {
+    let runtime = dirs::dev_cache()?.join("runtime");
+    let _lock = dirs::lock("runtime")?;
+    let make = Make::prepare(&runtime, config)?;
+    make.kernel(&runtime.join("source"), &config.fragment()?)?;
+    Ok(make.objdir)
+}
+
 /// Builds the external modules in a directory for that kernel.
 pub fn modules(config: Config, dir: &Path) -> Result<()> {
     let runtime = dirs::dev_cache()?.join("runtime");
