@@ -55,11 +55,8 @@ fn refusals() {
     for (reason, name) in REACHABLE {
         let work = tempfile::tempdir().expect("a temporary folder");
         let output = Fixture::read(&folder(name)).output(work.path());
-        let text = format!(
-            "{}--\n{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let text =
+            format!("{}--\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(text.contains(&format!("[{reason}]")), "{name} is not refused as {reason}:\n{text}");
         assert_eq!(output.status.code(), Some(1), "{name}");
         let expected = Data::read_from(&folder(name).join("output.txt"), None);

@@ -41,13 +41,7 @@ pub struct Compare<'a, 'o> {
 impl<'a, 'o> Compare<'a, 'o> {
     /// A comparison under this map.
     pub fn new(original: &'a Side<'o>, patched: &'a Side<'o>, twins: &'a Twins) -> Self {
-        Compare {
-            original,
-            patched,
-            twins,
-            memo: RefCell::new(HashMap::new()),
-            assumed: RefCell::new(Vec::new()),
-        }
+        Compare { original, patched, twins, memo: RefCell::new(HashMap::new()), assumed: RefCell::new(Vec::new()) }
     }
 
     /// The first difference between the contents of two atoms, if any.

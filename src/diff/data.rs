@@ -53,7 +53,8 @@ pub fn changes(
         }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
         if constant && new.rule(id).is_none() {
-            let (old_readers, new_readers) = readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));
+            let (old_readers, new_readers) =
+                readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));
             if only_changed_read(old_readers.get(&twin), functions, |f| f.original)
                 && only_changed_read(new_readers.get(&id), functions, |f| f.patched)
             {

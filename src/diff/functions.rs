@@ -248,7 +248,5 @@ pub fn is_hookable(side: &Side<'_>, tables: &Tables, id: AtomId) -> bool {
             r.reloc.r_offset == field && name == Some("__fentry__")
         })
     });
-    listed
-        || calls_fentry
-        || (side.object.e_machine != 62 && side.patchable.contains(&id))
+    listed || calls_fentry || (side.object.e_machine != 62 && side.patchable.contains(&id))
 }

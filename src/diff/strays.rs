@@ -83,7 +83,8 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
                 refusal(new, id, Reason::NeverRuns, message)
             }
             Kind::Data => {
-                let message = format!("`{}` in `{section}` is new, and how the kernel uses it is not known", new.name(id));
+                let message =
+                    format!("`{}` in `{section}` is new, and how the kernel uses it is not known", new.name(id));
                 refusal(new, id, Reason::UnknownSection, message)
             }
             Kind::Entry => {

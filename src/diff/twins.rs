@@ -304,11 +304,7 @@ fn pair_numbered(
     }
 }
 
-fn open<'s>(
-    side: &'s Side<'_>,
-    taken: &'s HashMap<AtomId, AtomId>,
-    kind: Kind,
-) -> impl Iterator<Item = AtomId> + 's {
+fn open<'s>(side: &'s Side<'_>, taken: &'s HashMap<AtomId, AtomId>, kind: Kind) -> impl Iterator<Item = AtomId> + 's {
     candidates(side).filter(move |id| side.atom(*id).kind == kind && !taken.contains_key(id))
 }
 

@@ -48,8 +48,26 @@ pub struct Fixture {
 
 /// What can be said of a fixture; anything else is a spelling mistake.
 const KNOWN: &[&str] = &[
-    "cc", "flags", "without", "args", "symvers", "same", "changed", "new", "removed", "refuse", "says", "quiet", "klp", "lacks",
-    "needs", "defines", "section", "lacks-section", "text", "holds",
+    "cc",
+    "flags",
+    "without",
+    "args",
+    "symvers",
+    "same",
+    "changed",
+    "new",
+    "removed",
+    "refuse",
+    "says",
+    "quiet",
+    "klp",
+    "lacks",
+    "needs",
+    "defines",
+    "section",
+    "lacks-section",
+    "text",
+    "holds",
 ];
 
 impl Fixture {
@@ -89,7 +107,8 @@ impl Fixture {
         }
         let without = self.words("without");
         // clang has these under other names, or not at all.
-        let foreign = |flag: &str| program == "clang" && (flag == "-mskip-rax-setup" || flag == "-mpreferred-stack-boundary=3");
+        let foreign =
+            |flag: &str| program == "clang" && (flag == "-mskip-rax-setup" || flag == "-mpreferred-stack-boundary=3");
         let mut flags: Vec<&str> =
             flags.split_whitespace().filter(|flag| !without.contains(*flag) && !foreign(flag)).collect();
         flags.extend(self.lines("flags").iter().flat_map(|line| line.split_whitespace()));
@@ -192,7 +211,11 @@ impl Fixture {
         let of_verdict = |verdict: &str| -> BTreeSet<String> {
             let objects = report["objects"].as_array().into_iter().flatten();
             let functions = objects.flat_map(|o| o["functions"].as_array().into_iter().flatten());
-            functions.filter(|f| f["verdict"] == verdict).filter_map(|f| f["function"].as_str()).map(str::to_owned).collect()
+            functions
+                .filter(|f| f["verdict"] == verdict)
+                .filter_map(|f| f["function"].as_str())
+                .map(str::to_owned)
+                .collect()
         };
         let refusals: BTreeSet<String> = report["refusals"]
             .as_array()
@@ -214,7 +237,13 @@ impl Fixture {
             expect("removed", &self.words("removed"), &of_verdict("removed"));
         }
         let same = self.directives.contains_key("same");
-        let outcome = if !refuse.is_empty() { "refused" } else if same { "unchanged" } else { "done" };
+        let outcome = if !refuse.is_empty() {
+            "refused"
+        } else if same {
+            "unchanged"
+        } else {
+            "done"
+        };
         if report["outcome"] != outcome {
             problems.push(format!("outcome: expected {outcome}, got {}", report["outcome"]));
         }
@@ -256,7 +285,8 @@ impl Fixture {
 
     fn object_problems(&self, object: &Object, problems: &mut Vec<String>) {
         let undefined = |klp: bool| -> BTreeSet<String> {
-            let all = object.symbols.iter().filter(|s| s.place == Place::Undefined && s.name.starts_with(".klp.sym.") == klp);
+            let all =
+                object.symbols.iter().filter(|s| s.place == Place::Undefined && s.name.starts_with(".klp.sym.") == klp);
             all.map(|s| s.name.clone()).collect()
         };
         if self.directives.contains_key("klp") {
@@ -277,7 +307,8 @@ impl Fixture {
         for name in self.words("defines").difference(&defined) {
             problems.push(format!("`{name}` is not defined"));
         }
-        for name in self.words("lacks").into_iter().filter(|name| object.symbols.iter().any(|s| s.name.contains(name))) {
+        for name in self.words("lacks").into_iter().filter(|name| object.symbols.iter().any(|s| s.name.contains(name)))
+        {
             problems.push(format!("a symbol has `{name}` in its name"));
         }
         let sections: BTreeSet<String> = object.sections.iter().map(|s| s.name.clone()).collect();
@@ -295,8 +326,7 @@ impl Fixture {
             }
         }
         for text in self.lines("holds") {
-            let bytes: Vec<u8> =
-                text.split_whitespace().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+            let bytes: Vec<u8> = text.split_whitespace().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
             let found = object.sections.iter().any(|s| s.data.windows(bytes.len().max(1)).any(|w| w == bytes));
             if !found {
                 problems.push(format!("no section holds the bytes {text}"));
@@ -325,7 +355,10 @@ impl Fixture {
             let equal = match (&want, &got) {
                 (Some(want), Some(got)) => {
                     want.len() == got.len()
-                        && want.iter().zip(got).all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
+                        && want
+                            .iter()
+                            .zip(got)
+                            .all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
                 }
                 _ => false,
             };
