@@ -309,7 +309,7 @@ impl<'o> Side<'o> {
             .filter(|s| {
                 let symbol = self.object.symbol(*s);
                 matches!(symbol.st_type, stt::FUNC | stt::OBJECT | stt::NOTYPE)
-                    && !(symbol.st_type == stt::NOTYPE && symbol.st_size == 0 && section.sh_flags & shf::EXECINSTR != 0)
+                    && (symbol.st_type != stt::NOTYPE || symbol.st_size != 0 || section.sh_flags & shf::EXECINSTR == 0)
                     && !symbol.name.starts_with("__pfx_")
                     && !symbol.name.starts_with("__cfi_")
                     && !symbol.name.starts_with(".L")

@@ -23,7 +23,7 @@ pub fn changes(
 ) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
     let mut out = DataChanges::default();
-    let mut readers: Option<(HashMap<AtomId, HashSet<AtomId>>, HashMap<AtomId, HashSet<AtomId>>)> = None;
+    let mut readers: Option<(Readers, Readers)> = None;
     for id in named_data(new) {
         if new.is_private(id) {
             continue;
@@ -74,9 +74,12 @@ fn named_data<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
     })
 }
 
+/// Datum -> who refers to it.
+type Readers = HashMap<AtomId, HashSet<AtomId>>;
+
 /// Which atoms refer to each datum; a cold part counts as its function.
-fn read_by(side: &Side<'_>, tables: &Tables) -> HashMap<AtomId, HashSet<AtomId>> {
-    let mut readers: HashMap<AtomId, HashSet<AtomId>> = HashMap::new();
+fn read_by(side: &Side<'_>, tables: &Tables) -> Readers {
+    let mut readers = Readers::new();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {
