@@ -14,9 +14,6 @@ use super::verdict::{DataChanges, FunctionVerdict, Verdict};
 use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
 
-/// Which atoms refer to a datum.
-type Readers = HashMap<AtomId, HashSet<AtomId>>;
-
 /// Finds data that changed or is new.
 pub fn changes(
     compare: &Compare<'_, '_>,
@@ -77,9 +74,12 @@ fn named_data<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
     })
 }
 
+/// Datum -> who refers to it.
+type Readers = HashMap<AtomId, HashSet<AtomId>>;
+
 /// Which atoms refer to each datum; a cold part counts as its function.
 fn read_by(side: &Side<'_>, tables: &Tables) -> Readers {
-    let mut readers: Readers = HashMap::new();
+    let mut readers = Readers::new();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {

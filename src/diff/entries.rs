@@ -28,8 +28,8 @@ pub fn size(object: &Object, id: SectionId) -> Option<u64> {
         return tiles(&relocs, total, section.sh_entsize).then_some(section.sh_entsize);
     }
     let count = if per_entry > 0 {
-        let count = relocs.len() as u64 / u64::from(per_entry);
-        if !(relocs.len() as u64).is_multiple_of(u64::from(per_entry)) {
+        let count = count_of(&relocs) / u64::from(per_entry);
+        if !count_of(&relocs).is_multiple_of(u64::from(per_entry)) {
             return None;
         }
         count
@@ -46,6 +46,10 @@ pub fn size(object: &Object, id: SectionId) -> Option<u64> {
 fn tiles(relocs: &[&Reloc], total: u64, size: u64) -> bool {
     total.is_multiple_of(size)
         && (0..total / size).all(|i| relocs.binary_search_by_key(&(i * size), |r| r.r_offset).is_ok())
+}
+
+fn count_of(relocs: &[&Reloc]) -> u64 {
+    relocs.len() as u64
 }
 
 fn points_to_code(object: &Object, reloc: &Reloc) -> bool {
