@@ -128,6 +128,11 @@ pub fn verify_unit(original: &Side<'_>, which: &[AtomId], loaded: &Loaded) -> an
         findings.push(Finding { function: original.name(atom).to_owned(), atom, outcome });
         open.extend(parts.into_iter().filter(|part| seen.insert(*part)));
     }
+    for (atom, difference) in walk::wrong_inside(&unit) {
+        if let Some(finding) = findings.iter_mut().find(|f| f.atom == atom && f.is_equal()) {
+            finding.outcome = Outcome::Differs(difference);
+        }
+    }
     findings.sort_by_key(|f| f.atom);
     Ok(findings)
 }
