@@ -104,6 +104,7 @@ pub(super) fn resolve(
     kernel: &Kernel,
     units: &[Unit],
     diffs: &[(usize, Diff<'_>)],
+    loaded: &BTreeMap<String, Loaded>,
     report: &mut Report,
 ) -> Result<Vec<UnitPatch>> {
     let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
@@ -124,6 +125,11 @@ pub(super) fn resolve(
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);
+        if let Some(loaded) = loaded.get(&unit.object) {
+            let evidence = Evidence::gather(loaded, diff.original.object, kernel.release());
+            let (_, wrong) = verify::data::sizes(diff.original.object, &closure, loaded, &evidence);
+            report.refusals.extend(wrong.into_iter().map(|r| r.object(&unit.object)));
+        }
         report
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));

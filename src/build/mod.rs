@@ -69,8 +69,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         report.outcome = Outcome::Unchanged;
         return Ok(report);
     }
-    compare::verify(&kernel, &units, &diffs, request, &loaded?, &mut report)?;
-    let parts = compare::resolve(&kernel, &units, &diffs, &mut report)?;
+    let loaded = loaded?;
+    compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
+    let parts = compare::resolve(&kernel, &units, &diffs, &loaded, &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }

@@ -205,17 +205,10 @@ impl<'a> Locator<'a> {
         &self.table.symbols[index as usize]
     }
 
-    /// Distance to the next address.
-    fn gap(&self, index: u32) -> Option<u64> {
-        let address = self.symbol(index).address;
-        let next = self.table.symbols[index as usize..].iter().find(|s| s.address > address)?;
-        Some(next.address - address)
-    }
-
     /// Whether the distance to the next symbol is the size and what alignment and call padding may add.
     fn gap_is(&self, index: u32, size: Option<u64>) -> bool {
         const PADDING: u64 = 64;
-        size.zip(self.gap(index)).is_some_and(|(size, gap)| (size..size + PADDING).contains(&gap))
+        size.zip(self.table.room(index)).is_some_and(|(size, gap)| (size..size + PADDING).contains(&gap))
     }
 
     /// Whether the kernel's symbol can have this size: the same where the table has sizes, else not more than
@@ -224,7 +217,7 @@ impl<'a> Locator<'a> {
         match (size, self.symbol(index).size) {
             (None, _) => true,
             (Some(wanted), Some(size)) => wanted == size,
-            (Some(wanted), None) => self.gap(index).is_none_or(|gap| wanted <= gap),
+            (Some(wanted), None) => self.table.room(index).is_none_or(|gap| wanted <= gap),
         }
     }
 }

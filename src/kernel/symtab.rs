@@ -92,6 +92,13 @@ impl SymbolTable {
         }
     }
 
+    /// Distance to the next address: no symbol can be longer.
+    pub fn room(&self, index: u32) -> Option<u64> {
+        let address = self.symbols[index as usize].address;
+        let next = self.symbols[index as usize..].iter().find(|s| s.address > address)?;
+        Some(next.address - address)
+    }
+
     /// The position that makes the livepatch core find this very symbol: 0 when its name is unique, else
     /// counted from 1; `None` when no number does.
     ///

@@ -4,8 +4,11 @@
 
 use std::sync::LazyLock;
 
+use memchr::memmem;
+
 use super::Loaded;
 use crate::elf::Object;
+use crate::kernel::image::Image;
 
 /// How image and unit were made, as far as they say.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +27,7 @@ impl Evidence {
     /// Gathers it.
     pub fn gather(loaded: &Loaded, unit: &Object, tree: &str) -> Evidence {
         Evidence {
-            image: loaded.vermagic.clone().or_else(|| banner(loaded)),
+            image: loaded.banner.clone(),
             tree: Some(tree.to_owned()),
             image_compiler: loaded.comment.clone(),
             unit_compiler: comment(unit),
@@ -52,12 +55,17 @@ impl Evidence {
     }
 }
 
-/// `linux_banner` (init/version-timestamp.c).
-fn banner(loaded: &Loaded) -> Option<String> {
-    let address = loaded.table.unique("linux_banner")?.address;
-    let bytes = loaded.from(address);
-    let end = memchr::memchr2(0, b'\n', bytes.get(..bytes.len().min(1024))?)?;
-    String::from_utf8(bytes[..end].to_vec()).ok()
+/// `linux_banner` (init/version-timestamp.c), found by its text: the symbol table may be the wrong one.
+pub(super) fn banner(image: &Image) -> Option<String> {
+    const START: &[u8] = b"Linux version ";
+    image.segments().find_map(|(_, bytes)| {
+        memmem::find_iter(bytes, START).find_map(|at| {
+            let text = &bytes[at..bytes.len().min(at + 1024)];
+            // Format strings have `%s` there.
+            text.get(START.len()).filter(|b| b.is_ascii_digit())?;
+            String::from_utf8(text[..memchr::memchr2(0, b'\n', text)?].to_vec()).ok()
+        })
+    })
 }
 
 /// All different texts of `.comment`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::evidence::comment;
+use super::evidence::{banner, comment};
 use super::module;
 use crate::elf::Object;
 use crate::kernel::image::Image;
@@ -37,8 +37,8 @@ pub struct Loaded {
     pub(super) call_sites: Option<HashSet<u64>>,
     /// Places of jump labels (`__jump_table`).
     pub(super) jump_labels: Option<HashSet<u64>>,
-    /// A module's version magic.
-    pub(super) vermagic: Option<String>,
+    /// The kernel's banner, or a module's version magic.
+    pub(super) banner: Option<String>,
     /// Compilers that a module names.
     pub(super) comment: Option<String>,
 }
@@ -51,7 +51,8 @@ impl Loaded {
     /// When the table cannot belong to the image.
     pub fn kernel(image: Image, table: Arc<SymbolTable>) -> Result<Loaded> {
         let table = at_link_addresses(&image, table)?;
-        Ok(Loaded::new(Box::new(image), table))
+        let banner = banner(&image);
+        Ok(Loaded { banner, ..Loaded::new(Box::new(image), table) })
     }
 
     /// A module's file.
@@ -62,14 +63,14 @@ impl Loaded {
     pub fn module(file: &Object) -> Result<Loaded> {
         let (memory, table) = module::load(file)?;
         let mut loaded = Loaded::new(Box::new(memory), Arc::new(table));
-        loaded.vermagic = crate::emit::readback::modinfo(file, "vermagic").next();
+        loaded.banner = crate::emit::readback::modinfo(file, "vermagic").next();
         loaded.comment = comment(file);
         Ok(loaded)
     }
 
     /// Anything with symbols.
     pub fn new(memory: Box<dyn Memory>, table: Arc<SymbolTable>) -> Loaded {
-        let mut loaded = Loaded { memory, table, call_sites: None, jump_labels: None, vermagic: None, comment: None };
+        let mut loaded = Loaded { memory, table, call_sites: None, jump_labels: None, banner: None, comment: None };
         // include/asm-generic/vmlinux.lds.h: MCOUNT_REC() and JUMP_TABLE_DATA.
         loaded.call_sites = loaded.table_of("__start_mcount_loc", "__stop_mcount_loc").map(|(_, bytes)| {
             bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()

@@ -6,6 +6,7 @@
 //! ([`walk`] normalises exactly those, by the tables that describe them), and the unit was compiled with other
 //! sections, so that branches may have another length. What is left over is a difference, never ignored.
 
+pub mod data;
 pub mod evidence;
 mod loaded;
 mod module;
@@ -126,6 +127,11 @@ pub fn verify_unit(original: &Side<'_>, which: &[AtomId], loaded: &Loaded) -> an
         let (outcome, parts) = walk::function(&unit, atom);
         findings.push(Finding { function: original.name(atom).to_owned(), atom, outcome });
         open.extend(parts.into_iter().filter(|part| seen.insert(*part)));
+    }
+    for (atom, difference) in walk::wrong_inside(&unit) {
+        if let Some(finding) = findings.iter_mut().find(|f| f.atom == atom && f.is_equal()) {
+            finding.outcome = Outcome::Differs(difference);
+        }
     }
     findings.sort_by_key(|f| f.atom);
     Ok(findings)

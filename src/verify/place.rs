@@ -5,7 +5,7 @@
 //! the same contents where the image points to; what has neither name nor contents has to be in one place everywhere.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Loaded;
 use super::loaded::word;
@@ -31,6 +31,24 @@ pub(super) struct Unit<'a, 'o> {
     alternatives: Vec<(SectionId, u64, u64)>,
     /// Addresses of nameless writable data, from functions that are equal.
     known: RefCell<HashMap<AtomId, u64>>,
+    /// Instruction starts of the functions that are equal: offset in the section -> address.
+    pub(super) maps: RefCell<HashMap<AtomId, BTreeMap<u64, u64>>>,
+    /// References into the middle of functions, which are right when that function's map says so.
+    pub(super) later: RefCell<Vec<Later>>,
+}
+
+/// A reference into the middle of a function whose instructions are not all known yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Later {
+    /// The function that has it.
+    pub(super) from: AtomId,
+    /// Offset in that function's section.
+    pub(super) at: u64,
+    /// The function it goes to, and where in its section.
+    pub(super) to: AtomId,
+    pub(super) offset: u64,
+    /// Where it goes in the image.
+    pub(super) address: u64,
 }
 
 /// Checks the references of one function.
@@ -40,6 +58,10 @@ pub(super) struct Checker<'u, 'a, 'o> {
     compared: HashSet<(AtomId, u64)>,
     /// Places of nameless writable data.
     placed: HashMap<AtomId, u64>,
+    /// The function, and the instruction in it that is being looked at.
+    own: AtomId,
+    pub(super) at: u64,
+    later: Vec<Later>,
     /// Functions referred to that are parts of this one.
     pub(super) parts: Vec<AtomId>,
 }
@@ -78,7 +100,16 @@ impl<'a, 'o> Unit<'a, 'o> {
         }
         // Positions do not matter here, only addresses: the rule about init symbols of modules is for positions.
         let locator = Locator::new(&loaded.table, symbols, false);
-        Unit { side, loaded, locator, jump_labels, alternatives, known: RefCell::default() }
+        Unit {
+            side,
+            loaded,
+            locator,
+            jump_labels,
+            alternatives,
+            known: RefCell::default(),
+            maps: RefCell::default(),
+            later: RefCell::default(),
+        }
     }
 
     /// Whether a table of the unit says that something in this range of a section is rewritten at boot.
@@ -139,13 +170,15 @@ impl<'a, 'o> Unit<'a, 'o> {
 }
 
 impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
-    pub(super) fn new(unit: &'u Unit<'a, 'o>) -> Self {
-        Checker { unit, compared: HashSet::new(), placed: HashMap::new(), parts: Vec::new() }
+    pub(super) fn new(unit: &'u Unit<'a, 'o>, own: AtomId) -> Self {
+        let (compared, placed) = (HashSet::new(), HashMap::new());
+        Checker { unit, compared, placed, own, at: 0, later: Vec::new(), parts: Vec::new() }
     }
 
     /// Keeps what was learned: the function is equal.
     pub(super) fn commit(self) {
         self.unit.known.borrow_mut().extend(self.placed);
+        self.unit.later.borrow_mut().extend(self.later);
     }
 
     /// Whether `address` is what a reference means; else what is wrong. `slot` is what the linker took off the
@@ -203,7 +236,15 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
                 Where::Missing => None,
             };
             if found == Some(false) {
-                return wrong();
+                // A branch that the assembler made shorter moves what follows it.
+                let middle = kind == Kind::Function && offset > naming && offset <= atom_length(side, atom);
+                if !middle {
+                    return wrong();
+                }
+                let offset = side.atom(atom).start + offset as u64;
+                // To know its map, it has to be looked at as well.
+                self.parts.push(atom);
+                self.later.push(Later { from: self.own, at: self.at, to: atom, offset, address });
             }
             if kind == Kind::Function {
                 // gcc's name for the part of a function that is seldom run.
@@ -260,6 +301,10 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
             _ => format!("constant data `{}` differs at +{at:#x}", side.name(atom)),
         })
     }
+}
+
+fn atom_length(side: &Side<'_>, atom: AtomId) -> i64 {
+    (side.atom(atom).end - side.atom(atom).start) as i64
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -36,7 +36,8 @@ pub(super) fn around(walk: &Walk<'_, '_, '_>, at: u64) -> (Vec<String>, Vec<Stri
             () if insn.is_ip_rel_memory_operand() => Some(insn.ip_rel_memory_address()),
             () => None,
         };
-        let entry = walk.map.range(walk.entry..).next().map_or(ip, |(_, address)| *address);
+        let (known, address) = walk.map.range(..=walk.entry).next_back().map_or((walk.entry, ip), |(k, a)| (*k, *a));
+        let entry = address + (walk.entry - known);
         (!bytes.is_empty()).then(|| {
             (ip.wrapping_sub(entry), bytes.to_vec(), insn, target.map(|address| walk.unit.loaded.describe(address)))
         })

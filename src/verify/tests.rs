@@ -173,6 +173,30 @@ fn short_tail_call() {
     assert_eq!(difference(&found[0]), (2, "leads to +0x9, in the kernel to `f+0x5`"));
 }
 
+/// The cold part jumps back behind a branch that is shorter in the kernel: right there, and nowhere else.
+#[test]
+fn back_from_the_cold_part() {
+    let mut unit = Maker::new();
+    // je f.cold; jmp g; ret
+    let (text, f) = unit.function("f", stb::GLOBAL, &[0x0f, 0x84, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0, 0xc3]);
+    let (cold, part) = unit.function("f.cold", stb::LOCAL, &[0xe9, 0, 0, 0, 0]);
+    let g = unit.outside("g");
+    unit.reloc(text, 2, PLT32, part, -4);
+    unit.reloc(text, 7, PLT32, g, -4);
+    unit.reloc(cold, 1, PLT32, f, 11 - 4);
+    let symbols = [func("f", TEXT), func("g", TEXT + 0x20), local("f.cold", TEXT + 0x30, SymbolKind::Func, 0)];
+    let held: [u8; 9] = [0x0f, 0x84, 0x2a, 0, 0, 0, 0xeb, 0x18, 0xc3];
+    let back = |to: u64| [0xe9, (to.wrapping_sub(0x35)) as u8, 0xff, 0xff, 0xff];
+    let verify = |to| {
+        let found = unit.verify(&symbols, &[(TEXT, &held), (TEXT + 0x30, &back(to))]);
+        assert_eq!(found.len(), 2);
+        found
+    };
+    assert!(verify(8).iter().all(Finding::is_equal));
+    let found = verify(6);
+    assert_eq!(difference(&found[1]), (0, "leads to `f`+0xb, in the kernel to `f+0x6`"));
+}
+
 /// NOPs for alignment may be more or fewer, but not where the kernel would put something else at boot.
 #[test]
 fn fillers() {

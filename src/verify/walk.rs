@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
-use super::place::{Checker, GOT_SLOTS, Unit, Where};
+use super::place::{Checker, GOT_SLOTS, Later, Unit, Where};
 use super::{Difference, Outcome, show};
 use crate::diff::atoms::{AtomId, Ref, Target};
 use crate::diff::closure::naming_offset;
@@ -40,6 +40,7 @@ pub(super) fn function(unit: &Unit<'_, '_>, atom: AtomId) -> (Outcome, Vec<AtomI
         match walk.run() {
             Ok(()) => {
                 let parts = std::mem::take(&mut walk.checker.parts);
+                unit.maps.borrow_mut().insert(atom, std::mem::take(&mut walk.map));
                 walk.checker.commit();
                 return (Outcome::Equal { address: place }, parts);
             }
@@ -87,20 +88,21 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         let end = size.map(|s| s.st_value + s.st_size).max().unwrap_or(a.end).clamp(entry, a.end);
         let map = BTreeMap::from([(a.start, place.wrapping_sub(entry - a.start))]);
         let data = &side.object.section(a.section).data;
-        Walk { unit, atom, data, entry, end, map, inner: Vec::new(), checker: Checker::new(unit) }
+        Walk { unit, atom, data, entry, end, map, inner: Vec::new(), checker: Checker::new(unit, atom) }
     }
 
     fn run(&mut self) -> Result<(), Differs> {
         let (mut at, mut address) = self.map.first_key_value().map(|(a, b)| (*a, *b)).unwrap_or_default();
         while at < self.end {
             self.map.insert(at, address);
+            self.checker.at = at;
             let (ours, theirs) = self.step(at, address).map_err(|what| (at, what))?;
             at += ours;
             address += theirs;
         }
         self.map.insert(at, address);
         for (from, to, address) in std::mem::take(&mut self.inner) {
-            if self.at_address(to) != Some(address) {
+            if address_of(&self.map, to) != Some(address) {
                 let there = self.unit.loaded.describe(address);
                 return Err((
                     from,
@@ -109,12 +111,6 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
             }
         }
         Ok(())
-    }
-
-    /// The address of a place in the function, also inside an instruction (some jump over a prefix).
-    fn at_address(&self, at: u64) -> Option<u64> {
-        let (start, address) = self.map.range(..=at).next_back()?;
-        Some(address + (at - start))
     }
 
     /// One instruction; the lengths of both.
@@ -328,6 +324,30 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
             None => self.inside(ours.ip(), ours.near_branch_target(), value),
         }
     }
+}
+
+/// The address of a place in a function, also inside an instruction (some jump over a prefix).
+fn address_of(map: &BTreeMap<u64, u64>, at: u64) -> Option<u64> {
+    let (start, address) = map.range(..=at).next_back()?;
+    Some(address + (at - start))
+}
+
+/// References into the middle of functions that turned out wrong: the function that has one, and the difference.
+pub(super) fn wrong_inside(unit: &Unit<'_, '_>) -> Vec<(AtomId, Difference)> {
+    let maps = unit.maps.borrow();
+    let side = unit.side;
+    let right = |l: &&Later| maps.get(&l.to).is_some_and(|map| address_of(map, l.offset) == Some(l.address));
+    let later = unit.later.borrow();
+    let wrong = later.iter().filter(|l| !right(l)).map(|l| {
+        let entry = side.atom(l.from).start.wrapping_add_signed(naming_offset(side, l.from));
+        let target = side.atom(l.to).start.wrapping_add_signed(naming_offset(side, l.to));
+        let there = unit.loaded.describe(l.address);
+        let what = format!("leads to `{}`+{:#x}, in the kernel to `{there}`", side.name(l.to), l.offset - target);
+        let address = maps.get(&l.from).and_then(|map| address_of(map, entry)).unwrap_or_default();
+        let (original, image) = (Vec::new(), Vec::new());
+        (l.from, Difference { offset: l.at.saturating_sub(entry), address, what, original, image })
+    });
+    wrong.collect()
 }
 
 /// Decodes one instruction; place and size of its displacement besides.
