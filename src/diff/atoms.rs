@@ -474,9 +474,18 @@ impl<'o> Side<'o> {
     /// Cuts anonymous atoms at every place that a reference points to.
     fn split_anonymous(&mut self, all: &[Vec<(Reloc, Site)>]) {
         let mut cuts: HashMap<SectionId, Vec<u64>> = HashMap::new();
-        for (reloc, site) in all.iter().flatten() {
+        let from = self.object.sections.iter().map(|s| s.name.as_str());
+        for (from, (reloc, site)) in from.zip(all).flat_map(|(from, refs)| refs.iter().map(move |r| (from, r))) {
+            // A mark in the middle of something does not make two things of it.
+            if from.starts_with(".discard.") {
+                continue;
+            }
             let Some(symbol) = reloc.symbol.map(|s| self.object.symbol(s)) else { continue };
             if let Place::Section(id) = symbol.place {
+                // One replacement is what one alternative says it is.
+                if self.object.section(id).name == ".altinstr_replacement" && from != ".altinstructions" {
+                    continue;
+                }
                 let within = if symbol.st_type == stt::SECTION { reloc.r_addend + site.adjust } else { 0 };
                 let offset = symbol.st_value as i64 + within;
                 if let Ok(offset) = u64::try_from(offset) {

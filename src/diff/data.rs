@@ -196,7 +196,7 @@ fn data_changed(
             value(b, new, difference.patched)
         )
     } else {
-        format!("at offset {:#x} it {}", difference.original, difference.what)
+        format!("at offset {:#x}: {}", difference.original, difference.what)
     };
     Refusal::new(
         Reason::DataChanged,

@@ -20,6 +20,8 @@ pub struct Tables {
     pub parent: HashMap<AtomId, AtomId>,
     /// Entry -> its function.
     pub owner: HashMap<AtomId, AtomId>,
+    /// Replacement code -> the function it replaces code of; marks on it travel with that function.
+    replaces: HashMap<AtomId, AtomId>,
     /// Entries that speak about no function.
     pub problems: Vec<Refusal>,
 }
@@ -29,6 +31,7 @@ impl Tables {
     pub fn new(side: &Side<'_>) -> Tables {
         let mut tables = Tables::default();
         tables.find_parts(side);
+        tables.find_replacements(side);
         for section in side.object.section_ids() {
             let name = &side.object.section(section).name;
             if !matches!(super::special::rule(name), Some(Rule::CodeTable(_) | Rule::RuntimeConst)) {
@@ -100,7 +103,23 @@ impl Tables {
     fn owner_of(&self, side: &Side<'_>, entry: AtomId) -> Option<AtomId> {
         match side.refs_of(entry).first()?.target {
             Target::Atom(atom, _) if side.atom(atom).kind == Kind::Function => Some(atom),
+            Target::Atom(atom, _) => self.replaces.get(&atom).copied(),
             _ => None,
+        }
+    }
+
+    fn find_replacements(&mut self, side: &Side<'_>) {
+        for section in side.object.section_ids().filter(|id| side.object.section(*id).name == ".altinstructions") {
+            for entry in &side.of_section[section.index()] {
+                if let [function, replacement, ..] = side.refs_of(*entry)
+                    && let (Target::Atom(function, _), Target::Atom(replacement, _)) =
+                        (function.target, replacement.target)
+                    && side.atom(function).kind == Kind::Function
+                    && side.atom(replacement).kind == Kind::Anonymous
+                {
+                    self.replaces.insert(replacement, function);
+                }
+            }
         }
     }
 }
