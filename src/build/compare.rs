@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +12,7 @@ use crate::diff::{self, Diff};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
 use crate::emit::{self, readback};
+use crate::error::{Reason, Refusal};
 use crate::kernel::Kernel;
 use crate::kernel::symtab::SymbolTable;
 use crate::kernel::unit::Unit;
@@ -38,8 +40,35 @@ pub(super) fn compare<'o>(
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
         report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
+        if !diff.is_empty() && carries_livepatches_out(&unit.source) {
+            report.refusals.push(recursion(unit));
+        }
     }
     Ok(diffs)
+}
+
+/// Whether the code in this file is what redirects functions and looks at stacks: were one of its functions
+/// redirected, it would be in the middle of doing so.
+fn carries_livepatches_out(source: &Path) -> bool {
+    const FILES: [&str; 6] = [
+        "kernel/trace/ftrace.c",
+        "kernel/trace/trace_functions.c",
+        "kernel/stacktrace.c",
+        "arch/x86/kernel/ftrace.c",
+        "arch/x86/kernel/stacktrace.c",
+        "arch/x86/kernel/unwind_orc.c",
+    ];
+    source.starts_with("kernel/livepatch") || FILES.iter().any(|file| source == Path::new(file))
+}
+
+fn recursion(unit: &Unit) -> Refusal {
+    let source = unit.source.display();
+    Refusal::new(
+        Reason::Recursion,
+        format!("`{source}` is part of what carries a livepatch out, and cannot be changed by one"),
+        "fix it with a new kernel",
+    )
+    .object(&unit.object)
 }
 
 /// What the units' objects are checked against, where it is known.
@@ -174,4 +203,22 @@ pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet
         );
     }
     depends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects the kernel from a livepatch of livepatching itself; files beside it are not affected.
+    #[test]
+    fn what_carries_livepatches_out() {
+        for (file, expected) in [
+            ("kernel/livepatch/transition.c", true),
+            ("arch/x86/kernel/unwind_orc.c", true),
+            ("kernel/trace/trace.c", false),
+            ("samples/livepatch/livepatch-sample.c", false),
+        ] {
+            assert_eq!(carries_livepatches_out(Path::new(file)), expected, "{file}");
+        }
+    }
 }

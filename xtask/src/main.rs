@@ -20,6 +20,7 @@ mod runtime;
 mod sources;
 mod test;
 mod tidy;
+mod verify;
 mod vm;
 
 use std::process::ExitCode;

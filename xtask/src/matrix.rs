@@ -35,6 +35,12 @@ pub struct Score {
 }
 
 impl Score {
+    /// Adds another part's score.
+    pub fn add(&mut self, part: &Score) {
+        self.passed += part.passed;
+        self.failed += part.failed;
+    }
+
     /// Prints a line of the table and counts it.
     fn row(&mut self, name: &str, facts: &str, problems: &[String]) {
         println!("  {name:<28} {facts:<17}  {}", if problems.is_empty() { "ok" } else { "FAILED" });

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, matrix, runtime, tidy, vm};
+use crate::{Args, apt, dirs, kernel, matrix, runtime, tidy, verify, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -44,12 +44,18 @@ pub fn run(args: Args<'_>) -> Result<()> {
             if long { &["linux-7", "debian-6.12", "linux-6.12"] } else { &["linux-7", "debian-6.12"] };
         for name in kernels {
             match matrix::run(name, &only) {
-                Ok(part) => {
-                    score.passed += part.passed;
-                    score.failed += part.failed;
-                }
+                Ok(part) => score.add(&part),
                 Err(error) => {
                     eprintln!("error: {name}: {error:#}");
+                    score.failed += 1;
+                }
+            }
+        }
+        if only.is_empty() {
+            match verify::run() {
+                Ok(part) => score.add(&part),
+                Err(error) => {
+                    eprintln!("error: verify: {error:#}");
                     score.failed += 1;
                 }
             }
