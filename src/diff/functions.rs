@@ -68,7 +68,7 @@ fn difference(
     let (a, b) = (old_tables.all_parts(old), new_tables.all_parts(new));
     for (x, y) in a.iter().zip(&b) {
         if let Some(found) = compare.difference(*x, *y) {
-            return Some(found);
+            return Some(with_instructions(compare, *x, *y, found));
         }
     }
     let whole = |what: String| Some(Difference { original: 0, patched: 0, what });
@@ -91,6 +91,19 @@ fn difference(
         }
     }
     None
+}
+
+/// A difference of bytes says little to a person: the instructions around it say what became what.
+fn with_instructions(compare: &Compare<'_, '_>, old: AtomId, new: AtomId, mut found: Difference) -> Difference {
+    let text = |side: &Side<'_>, id: AtomId, at: u64| side.arch.instruction_at(side.bytes(id), at);
+    if found.what.starts_with("instructions or bytes")
+        && let Some(before) = text(compare.original, old, found.original)
+        && let Some(after) = text(compare.patched, new, found.patched)
+        && before != after
+    {
+        found.what = format!("`{before}` became `{after}`");
+    }
+    found
 }
 
 /// Refuses changed functions that cannot be redirected, or lets their callers change instead.

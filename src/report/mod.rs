@@ -7,6 +7,7 @@ pub mod progress;
 
 use serde::Serialize;
 
+use crate::diff::closure::naming_offset;
 use crate::diff::verdict::{Diff, Verdict};
 use crate::error::Refusal;
 use crate::reloc::Account;
@@ -130,7 +131,10 @@ impl Report {
             unit: unit.map(str::to_owned),
             sympos: None,
             why: f.why.as_ref().map(|w| w.what.clone()),
-            offset: f.why.as_ref().map(|w| w.patched),
+            offset: f.why.as_ref().map(|w| {
+                let entry = f.patched.map_or(0, |id| naming_offset(&diff.patched, id));
+                w.patched.saturating_sub(entry as u64)
+            }),
         });
         self.object(object).functions.extend(functions);
     }

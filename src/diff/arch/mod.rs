@@ -40,6 +40,12 @@ pub trait Arch: Sync {
     /// as the relocations they would have been: (place, target offset in the section, type, addend - target).
     fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch>;
 
+    /// The instruction of a function's code that covers the byte at `at`, as text; `None` where it is not read.
+    fn instruction_at(&self, code: &[u8], at: u64) -> Option<String> {
+        let _ = (code, at);
+        None
+    }
+
     /// Rewrites the instruction around a boot-time constant so that it reads the variable instead, in the
     /// same number of bytes. `at` is the offset of the immediate in `code`; `kind` is `ptr`, `shift` or `mask`.
     /// Returns the relocation (offset, type, addend) against the variable; `None` when it does not fit.

@@ -3,7 +3,7 @@
 //! A PC-relative field counts from the end of its *instruction*, which is four bytes after the field
 //! only when no immediate follows it (`cmpl $imm, sym(%rip)`); so code is decoded, not assumed.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction};
 
 use std::collections::HashSet;
 
@@ -81,6 +81,22 @@ impl Arch for X86_64 {
             found.push(HiddenBranch { r_offset, r_type: R_X86_64_PLT32, target, bias: -4 });
         });
         found
+    }
+
+    fn instruction_at(&self, code: &[u8], at: u64) -> Option<String> {
+        let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let insn = decoder.decode();
+            if insn.code() == Code::INVALID {
+                return None;
+            }
+            if insn.next_ip() > at {
+                let mut text = String::new();
+                GasFormatter::new().format(&insn, &mut text);
+                return Some(text);
+            }
+        }
+        None
     }
 
     fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)> {
@@ -163,7 +179,6 @@ fn is_short(insn: &Instruction) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iced_x86::{Formatter, GasFormatter};
 
     fn text(bytes: &[u8]) -> Vec<String> {
         let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
@@ -175,6 +190,15 @@ mod tests {
             out.push(line);
         }
         out
+    }
+
+    /// Protects `-f`: the instruction around the differing byte is the one that is shown.
+    #[test]
+    fn instruction_around_a_byte() {
+        let code = [0x55, 0x48, 0x89, 0xe5, 0x31, 0xc0];
+        assert_eq!(X86_64.instruction_at(&code, 0).as_deref(), Some("push %rbp"));
+        assert_eq!(X86_64.instruction_at(&code, 2).as_deref(), Some("mov %rsp,%rbp"));
+        assert_eq!(X86_64.instruction_at(&code, 6), None);
     }
 
     /// Protects carried code from the placeholder immediates that only the kernel's own boot replaces.
