@@ -6,6 +6,7 @@
 //! ordinary errors, and temporary directories go the ordinary way.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,19 @@ static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// Runs a command to its end, with no input, and gives what it printed; the exit status is the caller's to judge.
 pub fn output(command: &mut Command) -> Result<Output> {
+    output_holding(command, Stdio::null())
+}
+
+/// The same for a command that must keep a lock: the locked file is its input, so that the lock lasts as long
+/// as any of its processes, also when this one is killed and they go on.
+pub fn output_locked(command: &mut Command, lock: &File) -> Result<Output> {
+    let lock = lock.try_clone().context("failed to share a lock")?;
+    output_holding(command, Stdio::from(lock))
+}
+
+fn output_holding(command: &mut Command, input: Stdio) -> Result<Output> {
     use std::os::unix::process::CommandExt;
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = command.get_program().to_string_lossy().into_owned();
     let child = {
         // Under the lock, so that no child starts after the others were killed.
@@ -66,4 +78,35 @@ pub fn on_signals() -> Result<()> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects a private build directory from a make that outlives its run: the lock is the child's, too.
+    #[test]
+    fn a_child_keeps_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = File::create(&path).unwrap();
+        lock.lock().unwrap();
+        let mut command = Command::new("sh");
+        // The child says when it runs, then waits for us.
+        command.args(["-c", "touch started; while [ ! -e done ]; do sleep 0.05; done"]).current_dir(dir.path());
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                let lock = lock;
+                output_locked(&mut command, &lock).map(|_| drop(lock))
+            });
+            while !dir.path().join("started").exists() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let other = File::open(&path).unwrap();
+            assert!(other.try_lock().is_err());
+            std::fs::write(dir.path().join("done"), b"").unwrap();
+            run.join().unwrap().unwrap();
+            other.lock().unwrap();
+        });
+    }
 }

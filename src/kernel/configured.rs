@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use super::compiler::Compiler;
 use super::config::Config;
+use crate::compile::run;
 use crate::error::{Reason, Refusal, Refused, ToolFailure};
 
 /// A private build directory that is ready to make units in.
@@ -62,9 +63,7 @@ pub fn prepare(recipe: Recipe<'_>) -> Result<Private> {
 fn prepare_in(trees: &Path, recipe: Recipe<'_>) -> Result<Private> {
     let home = trees.join(name(recipe)?);
     fs::create_dir_all(&home).with_context(|| format!("failed to create `{}`", home.display()))?;
-    let lock = File::create(home.join("lock")).with_context(|| format!("failed to lock `{}`", home.display()))?;
-    // Released when the file is closed, also when the process is killed.
-    lock.lock().with_context(|| format!("failed to lock `{}`", home.display()))?;
+    let lock = lock(&home)?;
     let source = match is_dirty(recipe.source) {
         true => home.join("source"),
         false => recipe.source.to_owned(),
@@ -87,9 +86,9 @@ fn prepare_in(trees: &Path, recipe: Recipe<'_>) -> Result<Private> {
         link_sources(recipe.source, &private.source)?;
     }
     write(&private.objdir.join(".config"), recipe.config_text)?;
-    private.make(&["olddefconfig"], "configure a private build directory", recipe.jobs)?;
+    private.make_locked(&lock, &["olddefconfig"], "configure a private build directory", recipe.jobs)?;
     refuse_changes(recipe.config, &private.objdir.join(".config"))?;
-    private.make(&["modules_prepare"], "prepare a private build directory", recipe.jobs)?;
+    private.make_locked(&lock, &["modules_prepare"], "prepare a private build directory", recipe.jobs)?;
     let symvers = private.objdir.join("Module.symvers");
     fs::copy(recipe.symvers, &symvers).with_context(|| format!("failed to copy `{}`", recipe.symvers.display()))?;
     write(&marker, "")?;
@@ -97,8 +96,13 @@ fn prepare_in(trees: &Path, recipe: Recipe<'_>) -> Result<Private> {
 }
 
 impl Private {
-    /// Runs make for some goals in the directory.
+    /// Runs make for some goals in the directory, alone in it.
     pub fn make(&self, goals: &[&str], doing: &str, jobs: usize) -> Result<String> {
+        let home = self.objdir.parent().context("failed to find the lock of a private build directory")?;
+        self.make_locked(&lock(home)?, goals, doing, jobs)
+    }
+
+    fn make_locked(&self, lock: &File, goals: &[&str], doing: &str, jobs: usize) -> Result<String> {
         let mut command = Command::new("make");
         command
             .arg("-C")
@@ -110,7 +114,7 @@ impl Private {
         for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "KBUILD_OUTPUT", "KCFLAGS", "KAFLAGS", "O"] {
             command.env_remove(name);
         }
-        let output = command.env("LC_ALL", "C").output().context("failed to run `make`")?;
+        let output = run::output_locked(command.env("LC_ALL", "C"), lock)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             let lines: Vec<&str> = text.lines().collect();
@@ -119,6 +123,15 @@ impl Private {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Takes the lock of a private build directory: two makes in one would undo each other's work. It is free again
+/// when the file is closed everywhere, so a make that outlives a killed run still holds it.
+fn lock(home: &Path) -> Result<File> {
+    let options = File::options().read(true).write(true).create(true).truncate(false).open(home.join("lock"));
+    let file = options.with_context(|| format!("failed to lock `{}`", home.display()))?;
+    file.lock().with_context(|| format!("failed to lock `{}`", home.display()))?;
+    Ok(file)
 }
 
 /// The user's cache directory for this tool.
