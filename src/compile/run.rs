@@ -39,7 +39,10 @@ fn output_holding(command: &mut Command, input: Stdio) -> Result<Output> {
         if interrupted() {
             bail!("interrupted");
         }
-        let child = command.spawn().with_context(|| format!("failed to run `{name}`"))?;
+        let child = command.spawn().with_context(|| format!("failed to run `{name}`"));
+        // A command keeps what it was given for its child: a lock must not last as long as the command does.
+        command.stdin(Stdio::null());
+        let child = child?;
         groups.insert(child.id());
         child
     };
