@@ -18,5 +18,6 @@ pub mod patch;
 pub mod reloc;
 pub mod report;
 pub mod request;
+pub mod types;
 pub mod verify;
 pub mod workdir;

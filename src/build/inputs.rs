@@ -95,7 +95,15 @@ pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> 
     Ok(reach.units)
 }
 
-/// Both objects of each unit that has different tokens on the two sides.
+/// What the compilers made.
+pub(super) struct Compiles {
+    /// Both objects of each unit that has different tokens on the two sides.
+    pub pairs: Vec<(usize, Object, Object)>,
+    /// Both sides with debug information, of a unit for each change that may have changed layouts.
+    pub debug: Vec<(usize, PathBuf, PathBuf)>,
+}
+
+/// Compiles the units that have different tokens on the two sides.
 pub(super) fn compile_units(
     kernel: &Kernel,
     units: &[Unit],
@@ -104,7 +112,7 @@ pub(super) fn compile_units(
     work: &Path,
     progress: &Progress,
     report: &mut Report,
-) -> Result<Vec<(usize, Object, Object)>> {
+) -> Result<Compiles> {
     let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
     let cache = ObjectCache::default_dir().map(|dir| ObjectCache::new(&dir, CACHE_LIMIT));
     let options = compile::Options {
@@ -136,5 +144,8 @@ pub(super) fn compile_units(
             }
         })
     };
-    compiled.par_iter().filter_map(|unit| objects(unit).transpose()).collect()
+    let pairs = compiled.par_iter().filter_map(|unit| objects(unit).transpose()).collect::<Result<_>>()?;
+    let debug =
+        compiled.into_iter().filter_map(|unit| unit.debug.map(|(original, patched)| (unit.unit, original, patched)));
+    Ok(Compiles { pairs, debug: debug.collect() })
 }

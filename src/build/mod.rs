@@ -6,6 +6,7 @@
 mod compare;
 mod inputs;
 mod module;
+mod types;
 
 use std::collections::BTreeMap;
 
@@ -54,21 +55,26 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if request.keep_tmp {
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
+    types::early(&kernel, &units, &applied, request, work.path(), progress, &mut report)?;
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
     // What the originals are checked against is read while the compilers run.
-    let (objects, loaded) = std::thread::scope(|scope| {
+    let (compiles, loaded) = std::thread::scope(|scope| {
         let loaded =
             scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { compare::load(&kernel, &units) });
-        let objects = inputs::compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report);
-        (objects, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let compiles = inputs::compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report);
+        (compiles, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let objects = objects?;
+    let compiles = compiles?;
 
     progress.step("comparing");
-    let diffs = compare::compare(&units, &objects, &mut report)?;
+    let diffs = compare::compare(&units, &compiles.pairs, &mut report)?;
     if diffs.iter().all(|(_, d)| d.is_empty()) && report.refusals.is_empty() {
         report.outcome = Outcome::Unchanged;
         return Ok(report);
     }
+    types::check(&units, &compiles, &diffs, request, &mut report)?;
     let loaded = loaded?;
     compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
     let parts = compare::resolve(&kernel, &units, &diffs, &loaded, &mut report)?;

@@ -54,6 +54,9 @@ pub(super) struct Opts {
     /// Do not check the compiled original against the image.
     #[arg(long, help_heading = "Kernel")]
     no_verify: bool,
+    /// Let the layout of this type change (`struct foo`); may be given several times.
+    #[arg(long, value_name = "TYPE")]
+    allow_layout_change: Vec<String>,
     /// A compiler launcher: ccache, sccache, icecc, distcc.
     #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
     launcher: Option<String>,
@@ -101,6 +104,7 @@ fn request(opts: &Opts) -> Result<Request> {
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
         no_verify: opts.no_verify,
+        allow_layout_change: opts.allow_layout_change.clone(),
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     })
 }

@@ -14,6 +14,7 @@ use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::Symvers;
 use crate::reloc::{self, World};
 use crate::report::{Outcome, Report};
+use crate::types::{self, Replaced};
 
 /// Two objects, and what is known of the kernel.
 #[derive(Debug, Args)]
@@ -33,6 +34,9 @@ pub(super) struct Opts {
     /// The kernel object both belong to [default: `name=` in .modinfo, else vmlinux].
     #[arg(long, value_name = "NAME")]
     object: Option<String>,
+    /// Let the layout of this type change (`struct foo`); may be given several times.
+    #[arg(long, value_name = "TYPE")]
+    allow_layout_change: Vec<String>,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
     json: bool,
@@ -77,6 +81,11 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);
+        let replaced = Replaced { functions: &diff.replaced_names(), allowed: &opts.allow_layout_change };
+        let findings =
+            types::check(&original, &patched, replaced).context("failed to compare the types of the objects")?;
+        report.refusals.extend(findings.refusals.into_iter().map(|r| r.object(&name)));
+        report.warnings.extend(findings.warnings);
     }
     let mut said = BTreeSet::new();
     report.refusals.retain(|r| said.insert((r.reason, r.message.clone())));

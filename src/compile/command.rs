@@ -72,6 +72,9 @@ const COVERAGE: &[&str] = &["--coverage", "-coverage", "-fprofile-arcs", "-ftest
 /// Where functions and data get sections of their own, so that they can be compared one by one.
 const SECTIONS: &[&str] = &["-ffunction-sections", "-fdata-sections"];
 
+/// Debug information in one form, of every type, in the object itself and not packed.
+pub(super) const DEBUG: [&str; 3] = ["-gdwarf-5", "-fno-eliminate-unused-debug-types", "-gz=none"];
+
 /// The command without outputs: what it is in the cache's eyes.
 pub fn without_outputs(command: &[String]) -> Result<Vec<String>> {
     let mut out: Vec<String> = Vec::with_capacity(command.len());

@@ -11,11 +11,12 @@ mod deps;
 mod mirror;
 mod paths;
 pub mod run;
+mod shape;
 mod tokens;
 mod unit;
 mod unused;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -62,6 +63,9 @@ pub struct Compiled {
     pub warnings: String,
     /// The original came from the cache.
     pub cached: bool,
+    /// Original and patched with debug information, for one of the units in which the patch may have changed the
+    /// layout of the same types.
+    pub debug: Option<(PathBuf, PathBuf)>,
 }
 
 /// What compiling a unit came to.
@@ -116,7 +120,11 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
         misses.iter().try_for_each(|dep| mirror.repair(dep))?;
     }
 
-    let pairs: Vec<(&unit::Job, unit::Seen)> = jobs.iter().zip(seen.into_iter().flatten()).collect();
+    let mut pairs: Vec<(&unit::Job, unit::Seen)> = jobs.iter().zip(seen.into_iter().flatten()).collect();
+    let mut shapes = BTreeSet::new();
+    for (_, seen) in &mut pairs {
+        seen.debug = seen.shape.as_ref().is_some_and(|key| shapes.insert(key.clone()));
+    }
     let compiled = pool.install(|| pairs.par_iter().map(|(job, seen)| job.compile(seen, &mirror)).collect::<Vec<_>>());
     let compiled = all(compiled)?;
     if let Some(cache) = options.cache {

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::paths::Paths;
-use super::{Compiled, Mirror, Options, Outcome, command, deps, run, tokens, unused};
+use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
 
@@ -36,6 +36,10 @@ pub(super) struct Seen {
     same: bool,
     /// Cache key of the original's object.
     key: Option<String>,
+    /// What of the difference may give types another layout.
+    pub(super) shape: Option<String>,
+    /// Compile with debug information, too.
+    pub(super) debug: bool,
     /// Files the patched side read around the mirror, as spelled.
     pub(super) misses: Vec<PathBuf>,
 }
@@ -114,7 +118,7 @@ impl<'a> Job<'a> {
             |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
         if self.new {
             side(Side::Patched)?;
-            return Ok(Seen { same: false, key: None, misses: self.misses(mirror)? });
+            return Ok(Seen { same: false, key: None, shape: None, debug: false, misses: self.misses(mirror)? });
         }
         let (original, patched) = rayon::join(|| side(Side::Original), || side(Side::Patched));
         // An original that does not compile says that the tree is not what was built: that comes first.
@@ -126,7 +130,8 @@ impl<'a> Job<'a> {
             Some(cache) if !same => Some(cache.key(&self.original, self.paths.cwd(false), &original)?),
             _ => None,
         };
-        Ok(Seen { same, key, misses })
+        let shape = if same { None } else { shape::shape_key(&old, &new) };
+        Ok(Seen { same, key, shape, debug: false, misses })
     }
 
     /// What the patched side read, as far as it should not have.
@@ -138,18 +143,24 @@ impl<'a> Job<'a> {
 
     /// Compiles what there is of both sides, unless they are the same.
     pub(super) fn compile(&self, seen: &Seen, mirror: &Mirror) -> Result<Compiled> {
-        let done = |outcome, warnings, cached| Compiled { unit: self.index, outcome, warnings, cached };
+        let done = |outcome, warnings, cached, debug| Compiled { unit: self.index, outcome, warnings, cached, debug };
         if seen.same {
-            return Ok(done(Outcome::Same, String::new(), false));
+            return Ok(done(Outcome::Same, String::new(), false, None));
         }
-        let (original, patched) = rayon::join(|| self.original_object(seen), || self.object(Side::Patched));
+        let code = || rayon::join(|| self.original_object(seen), || self.object(Side::Patched));
+        let debug = || {
+            let side = |side| seen.debug.then(|| self.debug_object(side)).transpose();
+            rayon::join(|| side(Side::Original), || side(Side::Patched))
+        };
+        let ((original, patched), debug) = rayon::join(code, debug);
         let (cached, (patched, warnings)) = (original?, patched?);
+        let debug = debug.0?.zip(debug.1?);
         if let Some(miss) = self.misses(mirror)?.first() {
             bail!("failed to keep `{}` inside the mirror: the compile read the unpatched file", miss.display());
         }
         Ok(match cached {
-            None => done(Outcome::New { patched }, warnings, false),
-            Some((original, cached)) => done(Outcome::Pair { original, patched }, warnings, cached),
+            None => done(Outcome::New { patched }, warnings, false, None),
+            Some((original, cached)) => done(Outcome::Pair { original, patched }, warnings, cached, debug),
         })
     }
 
@@ -174,6 +185,16 @@ impl<'a> Job<'a> {
     /// Compiles the original, by itself.
     pub(super) fn compile_original(&self) -> Result<PathBuf> {
         Ok(self.object(Side::Original)?.0)
+    }
+
+    /// Compiles with a description of every type the unit sees, whether it uses it or not.
+    fn debug_object(&self, side: Side) -> Result<PathBuf> {
+        let object = self.file(side, "debug.o");
+        let mut args = self.options.launcher.clone();
+        args.extend(command::compile(self.base(side), &object, &self.file(side, "debug.d")));
+        args.extend(command::DEBUG.map(str::to_owned));
+        self.run("compile", side, &args)?;
+        Ok(object)
     }
 
     fn object(&self, side: Side) -> Result<(PathBuf, String)> {

@@ -50,9 +50,9 @@ enum Kind<'t> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Item<'t> {
+pub(super) struct Item<'t> {
     start: usize,
-    text: &'t [u8],
+    pub(super) text: &'t [u8],
     kind: Kind<'t>,
 }
 
@@ -99,7 +99,7 @@ fn is_word(byte: u8) -> bool {
 }
 
 /// Cuts a stream into what stands at file scope: up to a `;`, or to the end of a function's body.
-fn cut(text: &[u8]) -> Vec<Item<'_>> {
+pub(super) fn cut(text: &[u8]) -> Vec<Item<'_>> {
     let mut items = Vec::new();
     let (mut start, mut at) = (0, 0);
     let (mut parens, mut braces) = (0usize, 0usize);
@@ -141,6 +141,47 @@ fn cut(text: &[u8]) -> Vec<Item<'_>> {
         items.push(Item { start, text: &text[start..], kind: Kind::Emitted });
     }
     items
+}
+
+/// Where the body of a function starts, if the item is one. A type whose attributes stand before its brace is not.
+pub(super) fn body_start(item: &[u8]) -> Option<usize> {
+    let (mut at, mut parens) = (0, 0usize);
+    let mut last: &[u8] = b"";
+    // The word before the parentheses that were closed last.
+    let mut before: &[u8] = b"";
+    let mut closed = false;
+    while at < item.len() {
+        let byte = item[at];
+        if byte == b'"' || byte == b'\'' {
+            at = literal(item, at);
+        } else if is_word(byte) {
+            let end = at + item[at..].iter().position(|b| !is_word(*b)).unwrap_or(item.len() - at);
+            if parens == 0 {
+                (last, closed) = (&item[at..end], false);
+            }
+            at = end;
+        } else {
+            match byte {
+                b'(' | b'[' => {
+                    if parens == 0 && !closed {
+                        before = last;
+                    }
+                    parens += 1;
+                }
+                b')' | b']' => {
+                    parens = parens.saturating_sub(1);
+                    closed = parens == 0;
+                }
+                b'=' | b';' if parens == 0 => return None,
+                b'{' if parens == 0 => {
+                    return (closed && before != b"__attribute__" && before != b"__attribute").then_some(at);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+    None
 }
 
 fn literal(text: &[u8], at: usize) -> usize {

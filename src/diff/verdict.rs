@@ -85,6 +85,12 @@ impl Diff<'_> {
             .collect()
     }
 
+    /// Source names of the functions that the livepatch replaces, or that are gone.
+    pub fn replaced_names(&self) -> BTreeSet<String> {
+        let of = self.functions.iter().filter(|f| matches!(f.verdict, Verdict::Changed | Verdict::Removed));
+        of.map(|f| f.name.split('.').next().unwrap_or(&f.name).to_owned()).collect()
+    }
+
     /// Names of the new global functions and data of this unit: other units of the patch may link to them.
     pub fn new_global_names(&self) -> BTreeSet<String> {
         let functions = self.functions.iter().filter(|f| f.verdict == Verdict::New).filter_map(|f| f.patched);

@@ -27,6 +27,7 @@ pub const BUILD_PACKAGES: &[&str] = &[
     "libelf-dev",
     "libssl-dev",
     "perl",
+    "python3",
     "kmod",
     "xz-utils",
     "binutils",

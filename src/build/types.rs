@@ -1,0 +1,86 @@
+//! Layouts of types: asked early for a header that many units read, and of every unit that saw another change.
+//!
+//! In: units, their objects with debug information, verdicts. Out: refusals and warnings in the report. The early
+//! question costs two compiles and may save thousands.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::inputs::{self, Compiles};
+use crate::diff::Diff;
+use crate::elf::{self, Object};
+use crate::kernel::Kernel;
+use crate::kernel::unit::Unit;
+use crate::patch::Applied;
+use crate::report::Report;
+use crate::report::progress::Progress;
+use crate::request::Request;
+use crate::types::{self, Replaced};
+
+/// With so many units to compile it pays to look at one of them first.
+const MANY: usize = 24;
+
+/// Whether touched headers change layouts, seen in one unit for each; only asked when there are many units.
+pub(super) fn early(
+    kernel: &Kernel,
+    units: &[Unit],
+    applied: &Applied,
+    request: &Request,
+    work: &Path,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<()> {
+    if units.len() < MANY {
+        return Ok(());
+    }
+    let untouched: Vec<&Unit> = units.iter().filter(|unit| applied.get(&unit.source).is_none()).collect();
+    let mut chosen: Vec<Unit> = Vec::new();
+    for file in &applied.files {
+        let reads = |unit: &Unit| unit.deps.contains(&file.path);
+        if !chosen.iter().any(reads)
+            && let Some(unit) = untouched.iter().find(|unit| reads(unit))
+        {
+            chosen.push((*unit).clone());
+        }
+    }
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let compiles = inputs::compile_units(kernel, &chosen, applied, request, work, progress, report)?;
+    let nothing = BTreeSet::new();
+    for (_, original, patched) in &compiles.debug {
+        let replaced = Replaced { functions: &nothing, allowed: &request.allow_layout_change };
+        report.refusals.extend(types::check(&read(original)?, &read(patched)?, replaced)?.refusals);
+    }
+    Ok(())
+}
+
+/// Whether types that running code or objects use have another layout.
+pub(super) fn check(
+    units: &[Unit],
+    compiles: &Compiles,
+    diffs: &[(usize, Diff<'_>)],
+    request: &Request,
+    report: &mut Report,
+) -> Result<()> {
+    for (index, original, patched) in &compiles.debug {
+        let unit = &units[*index];
+        let replaced =
+            diffs.iter().find(|(at, _)| at == index).map(|(_, diff)| diff.replaced_names()).unwrap_or_default();
+        let replaced = Replaced { functions: &replaced, allowed: &request.allow_layout_change };
+        let findings = types::check(&read(original)?, &read(patched)?, replaced)
+            .with_context(|| format!("failed to compare the types of `{}`", unit.source.display()))?;
+        report.refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&unit.object)));
+        report.warnings.extend(findings.warnings);
+    }
+    report.warnings.dedup();
+    Ok(())
+}
+
+fn read(path: &PathBuf) -> Result<Object> {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
+}

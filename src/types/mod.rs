@@ -1,0 +1,141 @@
+//! Would the patched code and the running kernel agree on where a member is?
+//!
+//! In: both objects of a unit, compiled with debug information, and what the livepatch replaces of it. Out: a refusal
+//! for each type with another layout. All code of a unit that depends on a layout is recompiled, so it is
+//! replaced; what stays behind are objects that were made before, and tasks that still run the old code. Only a
+//! type whose objects all live on the stack of functions that are replaced together is safe, and gives a warning.
+
+mod debug;
+mod layout;
+mod uses;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+
+use crate::elf::Object;
+use crate::error::{Reason, Refusal};
+use debug::Debug;
+use layout::{Change, Layout};
+use uses::Users;
+
+/// Most users that a message names.
+const NAMED: usize = 6;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// A refusal for each type that running code and objects may have in its old layout.
+    pub refusals: Vec<Refusal>,
+    /// Types that changed and can do no harm, or that were allowed.
+    pub warnings: Vec<String>,
+}
+
+/// What the livepatch does with a unit.
+#[derive(Debug, Clone, Copy)]
+pub struct Replaced<'a> {
+    /// Functions of the original that it replaces, or that are gone.
+    pub functions: &'a BTreeSet<String>,
+    /// Types that may change: `struct foo`, or only `foo`.
+    pub allowed: &'a [String],
+}
+
+/// Compares the layouts of the types that both objects' debug information describes.
+///
+/// # Errors
+///
+/// When debug information is damaged or of an unknown kind.
+pub fn check(original: &Object, patched: &Object, replaced: Replaced<'_>) -> Result<Findings> {
+    let (Some(original), Some(patched)) = (Debug::read(original)?, Debug::read(patched)?) else {
+        return Ok(Findings::default());
+    };
+    let (old, users) = side(&original).context("failed to read the original's debug information")?;
+    let (new, _) = side(&patched).context("failed to read the patched side's debug information")?;
+    let mut findings = Findings::default();
+    for change in layout::changes(&old, &new) {
+        judge(&change, &old, &users, replaced, &mut findings);
+    }
+    Ok(findings)
+}
+
+fn side(debug: &Debug) -> Result<(BTreeMap<String, Layout>, BTreeMap<String, Users>)> {
+    let dwarf = debug.dwarf();
+    let (mut layouts, mut users) = (BTreeMap::new(), BTreeMap::new());
+    let mut units = dwarf.units();
+    while let Some(header) = units.next()? {
+        let unit = dwarf.unit(header)?;
+        let unit = unit.unit_ref(&dwarf);
+        layouts.extend(layout::layouts(unit)?);
+        for (name, more) in uses::uses(unit)? {
+            let all: &mut Users = users.entry(name).or_default();
+            all.functions.extend(more.functions);
+            all.on_stack.extend(more.on_stack);
+            all.variables.extend(more.variables);
+            all.types.extend(more.types);
+        }
+    }
+    Ok((layouts, users))
+}
+
+fn judge(
+    change: &Change,
+    layouts: &BTreeMap<String, Layout>,
+    users: &BTreeMap<String, Users>,
+    replaced: Replaced<'_>,
+    findings: &mut Findings,
+) {
+    let what = change.what.join("; ");
+    let bare = change.name.rsplit(' ').next().unwrap_or(&change.name);
+    if replaced.allowed.iter().any(|name| *name == change.name || name == bare) {
+        findings.warnings.push(format!("`{}` has another layout, as was allowed: {what}", change.name));
+        return;
+    }
+    // Whoever uses a type that holds this one uses this one.
+    let mut all = users.get(&change.name).cloned().unwrap_or_default();
+    for holder in layout::holders(&change.name, layouts) {
+        let more = users.get(&holder).cloned().unwrap_or_default();
+        all.functions.extend(more.functions);
+        all.variables.extend(more.variables);
+        all.types.extend(more.types);
+    }
+    let private = change.file.ends_with(".c");
+    if private && all == Users::default() {
+        return;
+    }
+    let outside: BTreeSet<&String> = all.functions.difference(replaced.functions).collect();
+    let on_stack_only = !all.on_stack.is_empty() && all.variables.is_empty() && all.types.is_empty();
+    if private && on_stack_only && outside.is_empty() {
+        findings.warnings.push(format!(
+            "`{}` has another layout ({what}); all objects of it that can be seen are on the stack of functions that \
+             the livepatch replaces: make sure that none is handed to another task",
+            change.name
+        ));
+        return;
+    }
+    let mut who = Vec::new();
+    let mut list = |what: &str, names: Vec<&String>| {
+        if !names.is_empty() {
+            let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+            let names: Vec<_> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
+            who.push(format!("{what} {}{more}", names.join(", ")));
+        }
+    };
+    list("functions that stay", outside.into_iter().collect());
+    list("variables", all.variables.iter().collect());
+    list("types", all.types.iter().chain(&change.holders).collect::<BTreeSet<_>>().into_iter().collect());
+    if who.is_empty() {
+        who.push("objects that were made before the livepatch was enabled".to_owned());
+    }
+    findings.refusals.push(
+        Refusal::new(
+            Reason::LayoutChanged,
+            format!("the layout of `{}` changes: {what}; the old one is used by {}", change.name, who.join("; ")),
+            format!(
+                "keep the type and put new data into a shadow variable (klp_shadow_alloc); if no object of it is shared \
+                 or outlives the change, --allow-layout-change '{}'",
+                change.name
+            ),
+        )
+        .symbol(change.name.clone()),
+    );
+}
