@@ -158,7 +158,8 @@ fn differences(old: &Layout, new: &Layout) -> Vec<String> {
             what.push(format!("`{name}` is new at {}", at(member.offset)));
         }
     }
-    for (name, before) in &old.members {
+    for name in in_order(old) {
+        let before = &old.members[name];
         let Some(after) = new.members.get(name) else { continue };
         if before.offset != after.offset {
             what.push(format!("`{name}` was at {}, and is at {}", at(before.offset), at(after.offset)));

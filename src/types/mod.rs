@@ -19,7 +19,7 @@ use debug::Debug;
 use layout::{Change, Layout};
 use uses::Users;
 
-/// Most users that a message names.
+/// Most members and users that a message names.
 const NAMED: usize = 6;
 
 /// What was found.
@@ -84,7 +84,10 @@ fn judge(
     replaced: Replaced<'_>,
     findings: &mut Findings,
 ) {
-    let what = change.what.join("; ");
+    let mut what = change.what.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if change.what.len() > NAMED {
+        what.push_str(&format!("; and {} more", change.what.len() - NAMED));
+    }
     let bare = change.name.rsplit(' ').next().unwrap_or(&change.name);
     if replaced.allowed.iter().any(|name| *name == change.name || name == bare) {
         findings.warnings.push(format!("`{}` has another layout, as was allowed: {what}", change.name));

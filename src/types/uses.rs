@@ -36,7 +36,7 @@ pub(super) fn uses(unit: Unit<'_, '_>) -> Result<BTreeMap<String, Users>> {
         let entry = node.entry().clone();
         match entry.tag() {
             gimli::DW_TAG_subprogram if has_code(&entry) => function(unit, &entry, &mut all)?,
-            gimli::DW_TAG_variable => {
+            gimli::DW_TAG_variable if entry.attr(gimli::DW_AT_declaration).is_none() => {
                 if let (Some(used), Some(name)) = (used(unit, &entry)?, own_name(unit, &entry)?) {
                     all.entry(used.name).or_default().variables.insert(name);
                 }
