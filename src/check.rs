@@ -151,3 +151,41 @@ pub fn conflicts(modules: &[Inspection]) -> Vec<Refusal> {
     }
     refusals
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{Function, PatchedObject};
+
+    fn livepatch(name: &str, set: Option<u32>, function: &str, sympos: u64) -> Inspection {
+        let functions = vec![Function { function: function.to_owned(), sympos }];
+        Inspection {
+            name: name.to_owned(),
+            vermagic: None,
+            replace_set: set,
+            replace: None,
+            objects: vec![PatchedObject { name: "vmlinux".to_owned(), functions, callbacks: Vec::new() }],
+            relocations: Vec::new(),
+            broken_rules: Vec::new(),
+        }
+    }
+
+    /// Two sets may not both replace a function: one of them would be refused, or lost while the other comes.
+    #[test]
+    fn sets_conflict_by_function_and_position() {
+        let a = livepatch("a", Some(1), "meminfo_proc_show", 0);
+        let said = |other: Inspection| -> Vec<String> {
+            conflicts(&[a.clone(), other]).into_iter().map(|refusal| refusal.message).collect()
+        };
+        let text = "`a` and `b` are of sets 1 and 2 and both replace `meminfo_proc_show,0`";
+        assert_eq!(said(livepatch("b", Some(2), "meminfo_proc_show", 0)), [text]);
+        for other in [
+            livepatch("b", Some(1), "meminfo_proc_show", 0),
+            livepatch("b", Some(2), "meminfo_proc_show", 2),
+            livepatch("b", Some(2), "cmdline_proc_show", 0),
+            livepatch("b", None, "meminfo_proc_show", 0),
+        ] {
+            assert_eq!(said(other), [""; 0]);
+        }
+    }
+}

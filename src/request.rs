@@ -41,6 +41,8 @@ pub struct Request {
     pub keep_tmp: bool,
     /// Do not check the compiled originals against the kernel's image.
     pub no_verify: bool,
+    /// Find the source lines of the first differences.
+    pub explain: bool,
     /// Types whose layout may change: `struct foo`, or only `foo`.
     pub allow_layout_change: Vec<String>,
     /// Key and certificate to sign with, in place of the kernel's own.

@@ -51,6 +51,7 @@ fn refusals() {
         ("unknown-relocation", "unknown-relocation"),
         ("bad-name", "long-name"),
         ("kernel-lacks", "runtime-constant-shift"),
+        ("layout-changed", "layout-insert"),
     ];
     for (reason, name) in REACHABLE {
         let work = tempfile::tempdir().expect("a temporary folder");

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use super::read_object;
 use crate::compile::{self, Compiled, ObjectCache};
-use crate::elf::{self, Object};
+use crate::elf::Object;
 use crate::emit::init::ReplaceMode;
 use crate::error::{Reason, Refusal};
 use crate::kernel::unit::Unit;
@@ -99,7 +100,7 @@ pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> 
 pub(super) struct Compiles {
     /// Both objects of each unit that has different tokens on the two sides.
     pub pairs: Vec<(usize, Object, Object)>,
-    /// Both sides with debug information, of a unit for each change that may have changed layouts.
+    /// Both sides with debug information: of a unit for each change that may have changed layouts, or of all with `-f`.
     pub debug: Vec<(usize, PathBuf, PathBuf)>,
 }
 
@@ -119,6 +120,7 @@ pub(super) fn compile_units(
         jobs: request.jobs,
         launcher: request.launcher.clone(),
         cache: cache.as_ref(),
+        debug: request.explain,
         work,
         progress: &|what| progress.step(what),
     };
@@ -128,16 +130,14 @@ pub(super) fn compile_units(
             report.warnings.push(format!("the compiler says of the patched source:\n{}", unit.warnings.trim_end()));
         }
     }
-    let read = |path: &Path| -> Result<Object> {
-        let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
-    };
     let objects = |unit: &Compiled| -> Result<Option<(usize, Object, Object)>> {
         Ok(match &unit.outcome {
             compile::Outcome::Same => None,
-            compile::Outcome::Pair { original, patched } => Some((unit.unit, read(original)?, read(patched)?)),
+            compile::Outcome::Pair { original, patched } => {
+                Some((unit.unit, read_object(original)?, read_object(patched)?))
+            }
             compile::Outcome::New { patched } => {
-                let patched = read(patched)?;
+                let patched = read_object(patched)?;
                 let original =
                     Object { sections: Vec::new(), symbols: Vec::new(), has_groups: false, ..patched.clone() };
                 Some((unit.unit, original, patched))

@@ -5,13 +5,17 @@
 
 mod compare;
 mod inputs;
+mod lines;
 mod module;
 mod types;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use crate::elf::{self, Object};
 use crate::emit;
 use crate::emit::init::ReplaceMode;
 use crate::error::{Reason, Refusal};
@@ -74,6 +78,10 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         report.outcome = Outcome::Unchanged;
         return Ok(report);
     }
+    if request.explain {
+        let roots = [work.path(), kernel.source()];
+        lines::explain(&units, &compiles, &diffs, &patches, &roots, &mut report)?;
+    }
     types::check(&units, &compiles, &diffs, request, &mut report)?;
     let loaded = loaded?;
     compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
@@ -114,6 +122,11 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         signed,
     });
     Ok(report)
+}
+
+fn read_object(path: &Path) -> Result<Object> {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
 }
 
 fn refused(mut report: Report) -> Report {

@@ -4,21 +4,20 @@
 //! question costs two compiles and may save thousands.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::inputs::{self, Compiles};
+use super::read_object;
 use crate::diff::Diff;
-use crate::elf::{self, Object};
+use crate::dwarf::types::{self, Replaced};
 use crate::kernel::Kernel;
 use crate::kernel::unit::Unit;
 use crate::patch::Applied;
 use crate::report::Report;
 use crate::report::progress::Progress;
 use crate::request::Request;
-use crate::types::{self, Replaced};
 
 /// With so many units to compile it pays to look at one of them first.
 const MANY: usize = 24;
@@ -53,7 +52,7 @@ pub(super) fn early(
     let nothing = BTreeSet::new();
     for (_, original, patched) in &compiles.debug {
         let replaced = Replaced { functions: &nothing, allowed: &request.allow_layout_change };
-        report.refusals.extend(types::check(&read(original)?, &read(patched)?, replaced)?.refusals);
+        report.refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
     }
     Ok(())
 }
@@ -71,16 +70,11 @@ pub(super) fn check(
         let replaced =
             diffs.iter().find(|(at, _)| at == index).map(|(_, diff)| diff.replaced_names()).unwrap_or_default();
         let replaced = Replaced { functions: &replaced, allowed: &request.allow_layout_change };
-        let findings = types::check(&read(original)?, &read(patched)?, replaced)
+        let findings = types::check(&read_object(original)?, &read_object(patched)?, replaced)
             .with_context(|| format!("failed to compare the types of `{}`", unit.source.display()))?;
         report.refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&unit.object)));
         report.warnings.extend(findings.warnings);
     }
     report.warnings.dedup();
     Ok(())
-}
-
-fn read(path: &PathBuf) -> Result<Object> {
-    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-    elf::read(&bytes).with_context(|| format!("failed to read the object `{}`", path.display()))
 }

@@ -18,7 +18,7 @@ pub(super) struct Opts {
     #[arg(value_name = "PATCH", required = true)]
     patches: Vec<PathBuf>,
 
-    /// For each changed function, show the first difference.
+    /// For each changed function, show the first difference, its source line, and the hunk it comes from.
     #[arg(short = 'f', long)]
     show_first_changed: bool,
     /// Jobs at a time [default: the number of processors].
@@ -104,6 +104,7 @@ fn request(opts: &Opts) -> Result<Request> {
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
         no_verify: opts.no_verify,
+        explain: opts.show_first_changed,
         allow_layout_change: opts.allow_layout_change.clone(),
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     })

@@ -9,12 +9,12 @@ use clap::Args;
 
 use super::{print, status};
 use crate::diff::{self, closure};
+use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::Symvers;
 use crate::reloc::{self, World};
 use crate::report::{Outcome, Report};
-use crate::types::{self, Replaced};
 
 /// Two objects, and what is known of the kernel.
 #[derive(Debug, Args)]

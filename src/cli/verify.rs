@@ -62,6 +62,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
     let options = compile::Options {
         jobs: request.jobs,
+        debug: false,
         launcher: Vec::new(),
         cache: None,
         work: work.path(),

@@ -46,6 +46,8 @@ pub struct Options<'a> {
     pub launcher: Vec<String>,
     /// Where original objects are kept.
     pub cache: Option<&'a ObjectCache>,
+    /// Compile every unit with debug information, too.
+    pub debug: bool,
     /// A private directory of the run, the caller's to remove; the objects come out in it.
     pub work: &'a Path,
     /// Told what is being done, as `compile fs/proc/cmdline.c`; called from several threads.
@@ -63,8 +65,8 @@ pub struct Compiled {
     pub warnings: String,
     /// The original came from the cache.
     pub cached: bool,
-    /// Original and patched with debug information, for one of the units in which the patch may have changed the
-    /// layout of the same types.
+    /// Original and patched with debug information: for one of the units in which the patch may have changed the
+    /// layout of the same types, or for all when that was asked for.
     pub debug: Option<(PathBuf, PathBuf)>,
 }
 
@@ -123,7 +125,8 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     let mut pairs: Vec<(&unit::Job, unit::Seen)> = jobs.iter().zip(seen.into_iter().flatten()).collect();
     let mut shapes = BTreeSet::new();
     for (_, seen) in &mut pairs {
-        seen.debug = seen.shape.as_ref().is_some_and(|key| shapes.insert(key.clone()));
+        let shaped = seen.shape.as_ref().is_some_and(|key| shapes.insert(key.clone()));
+        seen.debug = shaped || (options.debug && !seen.same);
     }
     let compiled = pool.install(|| pairs.par_iter().map(|(job, seen)| job.compile(seen, &mirror)).collect::<Vec<_>>());
     let compiled = all(compiled)?;

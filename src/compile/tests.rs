@@ -91,7 +91,8 @@ impl Kernel {
         cache: Option<&ObjectCache>,
     ) -> Result<Vec<Compiled>> {
         let units: Vec<Unit> = sources.iter().map(|source| self.unit(source)).collect();
-        let options = Options { jobs: 2, launcher: Vec::new(), cache, work: &self.work, progress: &|_| {} };
+        let options =
+            Options { jobs: 2, launcher: Vec::new(), cache, debug: false, work: &self.work, progress: &|_| {} };
         compile_units(&units, &self.tree, &self.edited(edits), &options)
     }
 
@@ -320,7 +321,7 @@ fn launcher() {
     write(&script, &format!("#!/bin/sh\necho run >> {}\nexec \"$@\"\n", log.display()));
     assert!(Command::new("chmod").arg("+x").arg(&script).status().unwrap().success());
     let launcher = vec![script.display().to_string()];
-    let options = Options { jobs: 1, launcher, cache: None, work: &kernel.work, progress: &|_| {} };
+    let options = Options { jobs: 1, launcher, cache: None, debug: false, work: &kernel.work, progress: &|_| {} };
     let edit = kernel.edited(&[("fs/one.c", "\treturn lib() + LOCAL;", "\treturn 4;")]);
     compile_units(&[kernel.unit("fs/one.c")], &kernel.tree, &edit, &options).unwrap();
     assert_eq!(fs::read_to_string(log).unwrap(), "run\nrun\n");

@@ -33,7 +33,7 @@ pub(super) struct Job<'a> {
 
 /// What preprocessing showed.
 pub(super) struct Seen {
-    same: bool,
+    pub(super) same: bool,
     /// Cache key of the original's object.
     key: Option<String>,
     /// What of the difference may give types another layout.

@@ -21,9 +21,11 @@ pub fn choose(kernel: &Kernel, asked: Option<&(PathBuf, PathBuf)>) -> Option<(Pa
     if !kernel.config().is_y("MODULE_SIG") {
         return None;
     }
-    let certs = kernel.objdir().join("certs");
-    let pair = (certs.join("signing_key.pem"), certs.join("signing_key.x509"));
-    (pair.0.is_file() && pair.1.is_file()).then_some(pair)
+    // A relative key is looked for as scripts/Makefile.modinst does; the certificate is always made in certs/.
+    let named = kernel.config().get("MODULE_SIG_KEY").map_or("certs/signing_key.pem", |name| name.trim_matches('"'));
+    let key = [kernel.objdir(), kernel.source()].map(|dir| dir.join(named)).into_iter().find(|key| key.is_file())?;
+    let certificate = kernel.objdir().join("certs/signing_key.x509");
+    certificate.is_file().then_some((key, certificate))
 }
 
 /// Signs `module` in place.

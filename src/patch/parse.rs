@@ -89,6 +89,27 @@ impl Hunk {
         self.lines.iter().filter(|line| line.op != Op::Remove)
     }
 
+    /// First and last line, as the old side counts, that the hunk takes out or puts something before; lines that it adds
+    /// count from where they are added.
+    pub fn changed_old_lines(&self) -> (usize, usize) {
+        let (mut at, mut added) = (self.old_start.max(1), 0);
+        let (mut first, mut last) = (usize::MAX, 0);
+        for line in &self.lines {
+            if line.op == Op::Context {
+                (at, added) = (at + 1, 0);
+                continue;
+            }
+            first = first.min(at);
+            last = last.max(at + added);
+            if line.op == Op::Remove {
+                at += 1;
+            } else {
+                added += 1;
+            }
+        }
+        (first, last)
+    }
+
     /// The hunk as text, as it stood in the patch.
     pub fn quote(&self) -> String {
         let (old, new) = (self.old().count(), self.new_side().count());

@@ -64,6 +64,9 @@ pub fn first_changed(report: &Report, out: &mut dyn Write) -> std::io::Result<()
             if let (Verdict::Changed, Some(why)) = (function.verdict, &function.why) {
                 let at = function.offset.map_or(String::new(), |o| format!("+{o:#x}"));
                 writeln!(out, "{}: {}{at}: {why}", object.name, function.function)?;
+                if let Some(source) = &function.source {
+                    writeln!(out, "  {source}")?;
+                }
             }
         }
     }

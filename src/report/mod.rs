@@ -47,6 +47,43 @@ pub struct FunctionReport {
     /// Where in the patched function that is, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
+    /// Where in the source, when it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourcePlace>,
+}
+
+/// Where a difference comes from.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct SourcePlace {
+    /// `file:line` on the original side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original: Option<String>,
+    /// `file:line` on the patched side, with the original's line numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patched: Option<String>,
+    /// The function that was inlined there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inlined: Option<String>,
+    /// The hunk that changed the line: `patch:line: @@ -old +new @@`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hunk: Option<String>,
+}
+
+impl std::fmt::Display for SourcePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.original, &self.patched) {
+            (Some(old), Some(new)) if old != new => write!(f, "at {old}, patched {new}")?,
+            (Some(place), _) | (None, Some(place)) => write!(f, "at {place}")?,
+            (None, None) => f.write_str("at an unknown line")?,
+        }
+        if let Some(inlined) = &self.inlined {
+            write!(f, ", in `{inlined}`, inlined here")?;
+        }
+        match &self.hunk {
+            Some(hunk) => write!(f, "; from {hunk}"),
+            None => f.write_str("; no hunk of the patch changes this line"),
+        }
+    }
 }
 
 /// One kernel object.
@@ -135,6 +172,7 @@ impl Report {
                 let entry = f.patched.map_or(0, |id| naming_offset(&diff.patched, id));
                 w.patched.saturating_sub(entry as u64)
             }),
+            source: None,
         });
         self.object(object).functions.extend(functions);
     }

@@ -26,6 +26,7 @@ pub const BUILD_PACKAGES: &[&str] = &[
     "bc",
     "libelf-dev",
     "libssl-dev",
+    "openssl",
     "perl",
     "python3",
     "kmod",

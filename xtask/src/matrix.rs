@@ -21,9 +21,10 @@ use crate::{build, dirs, report};
 /// How many livepatches one boot tries; more would make one stuck guest cost too much.
 const CASES_A_BOOT: usize = 10;
 
-/// The two rows that are about no patch.
+/// The rows that are about no patch of their own.
 const DISTURBED: &str = "two runs at once";
 const UNTOUCHED: &str = "kernel tree untouched";
+const SIGNED: &str = "signed";
 
 /// Passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,13 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
     if let Some(item) = items.iter().find(|i| i.entry.expect == Expect::Patch) {
         wrong.insert(DISTURBED.into(), disturb(&klp_build, &kernel, item, out.path())?);
     }
+    // A distribution's packages bring the signing tool, and not the key.
+    let signed = items.iter().find(|item| item.entry.expect == Expect::Patch).filter(|_| kernel.stock);
+    if let Some(item) = signed {
+        let (problems, module) = sign(&klp_build, &kernel, item, out.path())?;
+        wrong.insert(SIGNED.into(), problems);
+        cases.push(Case { name: SIGNED.into(), ..case(item, module, out.path())? });
+    }
     let mut touched = differing(&before, &fingerprint(&kernel));
     touched.truncate(10);
     wrong.insert(UNTOUCHED.into(), touched);
@@ -98,8 +106,10 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
         let expect = format!("{:?}", item.entry.expect).to_lowercase();
         score.row(&item.name, &format!("{expect:<9} {:>5.1} s", seconds[&item.name]), &wrong[&item.name]);
     }
-    for name in [DISTURBED, UNTOUCHED] {
-        score.row(name, "", wrong.get(name).map_or(&[], Vec::as_slice));
+    for name in [DISTURBED, SIGNED, UNTOUCHED] {
+        if let Some(problems) = wrong.get(name) {
+            score.row(name, "", problems);
+        }
     }
     Ok(score)
 }
@@ -122,11 +132,20 @@ fn build_one(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Resu
         differences.push("a module was left behind".into());
     }
     let load = item.entry.expect == Expect::Patch && there;
+    if load {
+        // The module that was just made must pass the check that stands alone.
+        let checked = Command::new(klp_build).arg("check").args(kernel.options()).arg(&module).output();
+        let checked = checked.with_context(|| format!("failed to run `{}`", klp_build.display()))?;
+        if !checked.status.success() {
+            let text = String::from_utf8_lossy(&checked.stderr);
+            differences.push(format!("klp-build check: {}: {}", checked.status, text.trim().replace('\n', "; ")));
+        }
+    }
     Ok((differences, load.then_some(module)))
 }
 
 /// What must leave no trace in the tree either: runs killed in the middle, at several points, and two at once. The
-/// two must both succeed, and must not be the worse for what the killed ones left in caches.
+/// two must both succeed, must not be the worse for what the killed ones left in caches, and make the same bytes.
 fn disturb(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result<Vec<String>> {
     let start = |module: &str| -> Result<Child> {
         let mut command = Command::new(klp_build);
@@ -141,13 +160,49 @@ fn disturb(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result
         run.wait()?;
     }
     let mut problems = Vec::new();
-    for (module, mut run) in [("one.ko", start("one.ko")?), ("two.ko", start("two.ko")?)] {
+    let mut made = Vec::new();
+    for side in ["one", "two"] {
+        std::fs::create_dir_all(out.join(side))?;
+    }
+    for (module, mut run) in [("one/twice.ko", start("one/twice.ko")?), ("two/twice.ko", start("two/twice.ko")?)] {
         let status = run.wait()?;
-        if !status.success() || !out.join(module).exists() {
+        made.push(std::fs::read(out.join(module)).ok());
+        if !status.success() || made.last().is_some_and(Option::is_none) {
             problems.push(format!("{module}: {status}"));
         }
     }
+    if made[0] != made[1] {
+        problems.push("the two modules are not the same, byte for byte".into());
+    }
     Ok(problems)
+}
+
+/// A module signed with a key of ours: what is wrong with it, and its file.
+fn sign(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result<(Vec<String>, PathBuf)> {
+    let (key, cert) = (out.join("key.pem"), out.join("cert.pem"));
+    let sh = Shell::new()?;
+    let subject = ["-subj", "/CN=livepatch test", "-newkey", "rsa:2048", "-days", "2"];
+    cmd!(sh, "openssl req -x509 -nodes {subject...} -keyout {key} -out {cert}")
+        .quiet()
+        .ignore_stderr()
+        .run()
+        .context("failed to make a signing key")?;
+    let module = out.join("livepatch-signed.ko");
+    let mut args = kernel.options();
+    let texts = |paths: [&Path; 3]| paths.map(|path| path.display().to_string());
+    let [key, cert, output] = texts([&key, &cert, &module]);
+    args.extend(["--sign-key".into(), key, "--sign-cert".into(), cert, "--output".into(), output]);
+    args.push(item.patch.display().to_string());
+    let mut problems = Vec::new();
+    let report = report::run(klp_build, &args)?;
+    if report.status != Some(0) {
+        problems.push(format!("exit status {:?}", report.status));
+    }
+    // scripts/sign-file.c ends a signed module with this line.
+    if !std::fs::read(&module).unwrap_or_default().ends_with(b"~Module signature appended~\n") {
+        problems.push("the module carries no signature".into());
+    }
+    Ok((problems, module))
 }
 
 fn case(item: &Item, module: PathBuf, work: &Path) -> Result<Case> {

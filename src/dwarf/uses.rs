@@ -81,7 +81,7 @@ fn function<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>, all: &mut BTreeMap<String
 }
 
 /// Parameters and variables at any depth of scopes and inlined functions.
-fn collect<'d>(node: gimli::EntriesTreeNode<'_, '_, super::debug::Slice<'d>>, into: &mut Vec<Entry<'d>>) -> Result<()> {
+fn collect<'d>(node: gimli::EntriesTreeNode<'_, '_, super::info::Slice<'d>>, into: &mut Vec<Entry<'d>>) -> Result<()> {
     if matches!(node.entry().tag(), gimli::DW_TAG_formal_parameter | gimli::DW_TAG_variable) {
         into.push(node.entry().clone());
     }

@@ -5,19 +5,15 @@
 //! replaced; what stays behind are objects that were made before, and tasks that still run the old code. Only a
 //! type whose objects all live on the stack of functions that are replaced together is safe, and gives a warning.
 
-mod debug;
-mod layout;
-mod uses;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
+use super::info::Debug;
+use super::layout::{self, Change, Layout};
+use super::uses::{self, Users};
 use crate::elf::Object;
 use crate::error::{Reason, Refusal};
-use debug::Debug;
-use layout::{Change, Layout};
-use uses::Users;
 
 /// Most members and users that a message names.
 const NAMED: usize = 6;

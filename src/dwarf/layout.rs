@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use gimli::{AttributeValue, DebuggingInformationEntry, UnitOffset, UnitRef};
 
-use super::debug::Slice;
+use super::info::Slice;
 
 /// Deepest nesting of types that is followed; the kernel's is below ten.
 const DEPTH: usize = 64;
@@ -181,7 +181,7 @@ fn bytes(bits: u64) -> String {
 
 /// An offset, for people.
 fn at(bits: u64) -> String {
-    if bits % 8 == 0 { format!("byte {}", bits / 8) } else { format!("bit {bits}") }
+    if bits.is_multiple_of(8) { format!("byte {}", bits / 8) } else { format!("bit {bits}") }
 }
 
 /// Adds the members of the aggregate at `of`, which starts at bit `base` of the type.

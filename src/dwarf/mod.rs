@@ -1,0 +1,10 @@
+//! What debug information says: types and source lines. Pure; the only folder that names the DWARF crates.
+//!
+//! In: objects compiled with `-g`. Out: types with another layout on the two sides ([`types`]), and the source
+//! lines of a place in the code ([`lines`]).
+
+mod info;
+mod layout;
+pub mod lines;
+pub mod types;
+mod uses;
