@@ -17,7 +17,7 @@ static struct klp_object objects[] = {
 static struct klp_patch patch = {
 	.mod = THIS_MODULE,
 	.objs = objects,
-@REPLACE@};
+@STATES@@REPLACE@};
 
 static int __init livepatch_init(void)
 {

@@ -90,6 +90,10 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         return Ok(refused(report));
     }
     let plan = emit::plan::plan(parts, kernel.symvers());
+    report.refusals.extend(emit::states::refusals(&plan.states, kernel.abi()));
+    if !report.refusals.is_empty() {
+        return Ok(refused(report));
+    }
     if plan.tables.is_empty() {
         report.refusals.push(Refusal::new(
             Reason::NeverRuns,

@@ -43,7 +43,7 @@ pub(super) fn make_module(
         ReplaceMode::Set(set) => vec![("replace_set".to_owned(), set.to_string())],
         ReplaceMode::All | ReplaceMode::Nothing => Vec::new(),
     };
-    let text = init::render(&request.name, &description, &plan.tables, replace, &info);
+    let text = init::render(&request.name, &description, &plan.tables, &plan.states, replace, &info);
     let objtool = objtool.map(|args| {
         let program = kernel.module_build_dir().join("tools/objtool/objtool").display().to_string();
         std::iter::once(program).chain(args).collect()

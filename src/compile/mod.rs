@@ -93,7 +93,7 @@ pub enum Outcome {
 pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<Vec<Compiled>> {
     let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
     let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
-    let mut mirror = Mirror::create(&work.join("tree"), &tree.source, contents(touched))?;
+    let mut mirror = Mirror::create(&work.join("tree"), &tree.source, contents(&tree.source, touched))?;
     let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
     let mut jobs = Vec::new();
     for (index, unit) in units.iter().enumerate() {
@@ -149,9 +149,14 @@ pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Resu
     Ok(pool.install(|| units.par_iter().enumerate().map(compile).collect()))
 }
 
-/// The mirror's contents of the touched files: C with `#line` directives, the rest as patched.
-fn contents(touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+/// What the mirror has instead of the tree's files, or besides: C with `#line` directives, the rest as patched.
+fn contents(source: &Path, touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let lines = |path: &Path| path.extension().is_some_and(|suffix| suffix == "c" || suffix == "h");
+    // What patches declare themselves with; a kernel that has a file of this name keeps it.
+    let header = (PathBuf::from("include/linux/klp_build.h"), include_bytes!("../../templates/klp_build.h"));
+    let includes = |text: &[u8]| memchr::memmem::find(text, b"<linux/klp_build.h>").is_some();
+    let declares = touched.files.iter().any(|file| file.patched.as_deref().is_some_and(includes));
+    let header = (declares && !source.join(&header.0).exists()).then(|| (header.0, Some(header.1.to_vec())));
     let files = touched.files.iter().map(|file| {
         let text = match (&file.original, &file.patched) {
             (Some(original), Some(patched)) if lines(&file.path) => Some(keep_line_numbers(original, patched)),
@@ -159,7 +164,7 @@ fn contents(touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         };
         (file.path.clone(), text)
     });
-    files.collect()
+    files.chain(header).collect()
 }
 
 /// All results, or all failures: those of compilers as one [`ToolFailure`], any other by itself.

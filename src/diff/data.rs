@@ -41,7 +41,7 @@ pub fn changes(
         }
         let Some(difference) = compare.difference(twin, id) else { continue };
         match new.rule(id) {
-            Some(Rule::Dropped(_) | Rule::Callbacks) => continue,
+            Some(Rule::Dropped(_) | Rule::Callbacks | Rule::States) => continue,
             Some(Rule::Registration) => {
                 // Texts of module information are compared as a set by `registered`.
                 if new.section_name(id) != ".modinfo" {

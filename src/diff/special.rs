@@ -19,6 +19,8 @@ pub enum Rule {
     Registration,
     /// Pointers that declare livepatch callbacks (include/linux/livepatch_helpers.h).
     Callbacks,
+    /// System states that the patch declares (templates/klp_build.h).
+    States,
     /// Left out, for this reason.
     Dropped(&'static str),
 }
@@ -36,6 +38,7 @@ pub fn rule(name: &str) -> Option<Rule> {
         ".parainstructions" => CodeTable(1),
         ".altinstr_replacement" | ".altinstr_aux" => ByReference,
         ".discard.klp_callback_ptrs" => Callbacks,
+        ".discard.klp_states" => States,
         ".discard.addressable" => Dropped("keeps a symbol alive for the compiler"),
         ".discard.annotate_data" => Dropped("marks entries for object-diffing tools"),
         ".discard.sym_checksum" => Dropped("checksums of another tool"),

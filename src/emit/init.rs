@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use super::states::State;
+
 /// What goes into the tables for one kernel object.
 #[derive(Debug, Clone, Default)]
 pub struct ObjectTable {
@@ -33,6 +35,7 @@ pub fn render(
     module: &str,
     description: &str,
     tables: &[ObjectTable],
+    states: &[State<String>],
     replace: ReplaceMode,
     info: &[(String, String)],
 ) -> String {
@@ -63,6 +66,7 @@ pub fn render(
         }
         let _ = writeln!(objects, "\t}},");
     }
+    let states = states_table(states, &mut declarations, &mut text);
     let replace = match replace {
         ReplaceMode::Set(set) => format!("\t.replace_set = {set},\n"),
         ReplaceMode::All => "\t.replace = true,\n".to_owned(),
@@ -76,9 +80,37 @@ pub fn render(
         .replace("@DECLARATIONS@", &declarations)
         .replace("@TABLES@", &text)
         .replace("@OBJECTS@", &objects)
+        .replace("@STATES@", states)
         .replace("@REPLACE@", &replace)
         .replace("\"@DESCRIPTION@\"", &quoted(description))
         .replace("@INFO@\n", &info)
+}
+
+/// Writes the table of states, which ends with an entry of zeroes (include/linux/livepatch.h); the member that names it.
+fn states_table(states: &[State<String>], declarations: &mut String, text: &mut String) -> &'static str {
+    if states.is_empty() {
+        return "";
+    }
+    let _ = writeln!(text, "static struct klp_state states[] = {{");
+    for (i, state) in states.iter().enumerate() {
+        let _ = write!(text, "\t{{ .id = {}, .version = {}", state.id, state.version);
+        if state.is_shadow {
+            text.push_str(", .is_shadow = true");
+        }
+        for (member, label) in &state.functions {
+            let (result, arguments) = match *member {
+                "shadow_dtor" => ("void", "void *obj, void *shadow_data"),
+                "pre_patch" => ("int", "struct klp_patch *patch, struct klp_state *state"),
+                _ => ("void", "struct klp_patch *patch, struct klp_state *state"),
+            };
+            let name = format!("klp_state_{member}_{i}");
+            let _ = writeln!(declarations, "extern {result} {name}({arguments}) asm({});", quoted(label));
+            let _ = write!(text, ", .callbacks.{member} = {name}");
+        }
+        text.push_str(" },\n");
+    }
+    text.push_str("\t{ }\n};\n\n");
+    "\t.states = states,\n"
 }
 
 fn quoted(text: &str) -> String {
@@ -116,7 +148,7 @@ mod tests {
     /// Protects the meaning of `-s`: the number reaches the module, and only on kernels that have it.
     #[test]
     fn replace_member() {
-        let with = |mode| render("livepatch-x", "x", &[table()], mode, &[]);
+        let with = |mode| render("livepatch-x", "x", &[table()], &[], mode, &[]);
         assert!(with(ReplaceMode::Set(7)).contains("\t.replace_set = 7,\n"));
         assert!(with(ReplaceMode::All).contains("\t.replace = true,\n"));
         assert!(!with(ReplaceMode::Nothing).contains(".replace"));
@@ -125,7 +157,7 @@ mod tests {
     /// Protects the tables: names with dots through labels, positions, objects by name, callbacks.
     #[test]
     fn tables() {
-        let text = render("livepatch-x", "say \"x\"", &[table()], ReplaceMode::All, &[("k".into(), "v".into())]);
+        let text = render("livepatch-x", "say \"x\"", &[table()], &[], ReplaceMode::All, &[("k".into(), "v".into())]);
         assert!(text.contains("extern char klp_function_0_0[] asm(\"fill.isra.0\");"));
         assert!(text.contains(".old_name = \"fill.isra.0\", .new_func = klp_function_0_0, .old_sympos = 2 },"));
         assert!(text.contains(".name = \"ext4\","));
@@ -133,5 +165,18 @@ mod tests {
         assert!(text.contains("MODULE_DESCRIPTION(\"say \\\"x\\\"\");"));
         assert!(text.contains("MODULE_INFO(k, \"v\");"));
         assert!(!text.contains('@'), "{text}");
+    }
+
+    /// Protects the table of states: identity, version, callbacks by label, and no table where there are none.
+    #[test]
+    fn states() {
+        let functions = [("pre_patch", "widen".to_owned()), ("shadow_dtor", "drop.klp1".to_owned())].into();
+        let state = State { id: 7, version: 2, is_shadow: true, functions };
+        let text = render("livepatch-x", "x", &[table()], &[state], ReplaceMode::Nothing, &[]);
+        let entry = ".id = 7, .version = 2, .is_shadow = true, .callbacks.pre_patch = klp_state_pre_patch_0, \
+                     .callbacks.shadow_dtor = klp_state_shadow_dtor_0 },";
+        assert!(text.contains(entry), "{text}");
+        assert!(text.contains("asm(\"drop.klp1\");") && text.contains("\t.states = states,\n"), "{text}");
+        assert!(!render("x", "x", &[table()], &[], ReplaceMode::Nothing, &[]).contains("states"));
     }
 }

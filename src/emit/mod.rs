@@ -7,5 +7,6 @@ pub mod patch_object;
 pub mod plan;
 pub mod readback;
 pub mod sign;
+pub mod states;
 
 pub use patch_object::{Callback, PatchObject, Replacement};

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::states::{self, State};
 use crate::diff::arch::Use;
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
@@ -48,6 +49,8 @@ pub struct PatchObject {
     pub replacements: Vec<Replacement>,
     /// What it wants called.
     pub callbacks: Vec<Callback>,
+    /// The system states it declares.
+    pub states: Vec<State<SymbolId>>,
     /// Why it could not be made.
     pub refusals: Vec<Refusal>,
 }
@@ -69,7 +72,7 @@ pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &Wo
     };
     builder.file_symbol();
     for atom in &closure.atoms {
-        if !resolved.dropped_entries.contains_key(atom) && !is_callback_pointer(&diff.patched, *atom) {
+        if !resolved.dropped_entries.contains_key(atom) && !is_declaration(&diff.patched, *atom) {
             builder.place(*atom);
         }
     }
@@ -77,6 +80,8 @@ pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &Wo
     builder.runtime_consts(closure);
     let replacements = builder.replacements(diff, world);
     let callbacks = builder.callbacks();
+    let (states, more) = states::declared(&diff.patched, |function| builder.atom_symbols.get(&function).copied());
+    builder.refusals.extend(more);
     let refusals = std::mem::take(&mut builder.refusals);
     let original = &diff.patched.object;
     let object = Object {
@@ -88,7 +93,7 @@ pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &Wo
         sections: builder.sections,
         symbols: builder.symbols,
     };
-    let mut out = PatchObject { object, replacements, callbacks, refusals };
+    let mut out = PatchObject { object, replacements, callbacks, states, refusals };
     out.locals_first();
     out
 }
@@ -116,11 +121,21 @@ impl PatchObject {
         }
         self.replacements.iter_mut().for_each(|r| r.symbol = moved[r.symbol.index()]);
         self.callbacks.iter_mut().for_each(|c| c.symbol = moved[c.symbol.index()]);
+        let functions = self.states.iter_mut().flat_map(|state| state.functions.values_mut());
+        functions.for_each(|symbol| *symbol = moved[symbol.index()]);
+    }
+
+    /// The functions that tables in `init.c` point to.
+    pub fn named_in_tables(&self) -> Vec<SymbolId> {
+        let replaced = self.replacements.iter().map(|r| r.symbol);
+        let called = self.callbacks.iter().map(|c| c.symbol);
+        replaced.chain(called).chain(self.states.iter().flat_map(|state| state.functions.values().copied())).collect()
     }
 }
 
-fn is_callback_pointer(side: &Side<'_>, atom: AtomId) -> bool {
-    side.rule(atom) == Some(Rule::Callbacks)
+/// Whether the atom declares something to the tool and is nothing to the kernel.
+fn is_declaration(side: &Side<'_>, atom: AtomId) -> bool {
+    matches!(side.rule(atom), Some(Rule::Callbacks | Rule::States))
 }
 
 struct Builder<'a, 'o> {
@@ -430,7 +445,7 @@ impl Builder<'_, '_> {
         const KINDS: [&str; 4] = ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch"];
         let side = &self.diff.patched;
         let mut out = Vec::new();
-        for id in side.ids().filter(|id| is_callback_pointer(side, *id)) {
+        for id in side.ids().filter(|id| side.rule(*id) == Some(Rule::Callbacks)) {
             let name = side.name(id);
             let kind = KINDS.iter().find(|kind| name.starts_with(&format!("__klp_{kind}_callback_")));
             let target = side.refs_of(id).first().map(|r| r.target);

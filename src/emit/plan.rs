@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::init::ObjectTable;
 use super::patch_object::PatchObject;
+use super::states::State;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::stb;
 use crate::elf::{Object, Place};
@@ -43,6 +44,8 @@ pub struct Plan {
     pub units: Vec<(String, Object)>,
     /// The tables for `init.c`.
     pub tables: Vec<ObjectTable>,
+    /// The system states of the livepatch.
+    pub states: Vec<State<String>>,
     /// What undefined names of the linked module stand for.
     pub link_names: BTreeMap<String, LinkName>,
 }
@@ -58,6 +61,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
     }
     let link_names = rename_livepatch_symbols(&mut units, &taken, symvers);
     let tables = tables(&units, &labels);
+    let states = states(&units, &labels);
     let mut stems = BTreeSet::new();
     let units = units
         .into_iter()
@@ -77,7 +81,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
             (stem, unit.patch.object)
         })
         .collect();
-    Plan { units, tables, link_names }
+    Plan { units, tables, states, link_names }
 }
 
 /// Undefined names that mean themselves: exports and what units link to among each other.
@@ -89,7 +93,7 @@ fn plain_uses(units: &[UnitPatch]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Makes replaced functions and callbacks global; gives the label of each (unit, symbol).
+/// Makes the functions that tables point to global; gives the label of each (unit, symbol).
 fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(usize, u32), String> {
     let mut taken = plain_uses.clone();
     for unit in units.iter() {
@@ -98,9 +102,7 @@ fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(u
     }
     for unit in units.iter_mut() {
         let patch = &mut unit.patch;
-        let wanted: Vec<_> =
-            patch.replacements.iter().map(|r| r.symbol).chain(patch.callbacks.iter().map(|c| c.symbol)).collect();
-        for id in wanted {
+        for id in patch.named_in_tables() {
             let symbol = &mut patch.object.symbols[id.index()];
             if symbol.st_bind != stb::LOCAL {
                 continue;
@@ -118,7 +120,7 @@ fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(u
     let mut labels = HashMap::new();
     for (i, unit) in units.iter().enumerate() {
         let patch = &unit.patch;
-        for id in patch.replacements.iter().map(|r| r.symbol).chain(patch.callbacks.iter().map(|c| c.symbol)) {
+        for id in patch.named_in_tables() {
             labels.insert((i, id.0), patch.object.symbol(id).name.clone());
         }
     }
@@ -158,6 +160,20 @@ fn rename_livepatch_symbols(
         }
     }
     names
+}
+
+fn states(units: &[UnitPatch], labels: &HashMap<(usize, u32), String>) -> Vec<State<String>> {
+    let all = units.iter().enumerate().flat_map(|(i, unit)| unit.patch.states.iter().map(move |state| (i, state)));
+    let mut states: Vec<_> = all
+        .map(|(i, state)| State {
+            id: state.id,
+            version: state.version,
+            is_shadow: state.is_shadow,
+            functions: state.functions.iter().map(|(member, id)| (*member, labels[&(i, id.0)].clone())).collect(),
+        })
+        .collect();
+    states.sort_by_key(|state| state.id);
+    states
 }
 
 fn tables(units: &[UnitPatch], labels: &HashMap<(usize, u32), String>) -> Vec<ObjectTable> {

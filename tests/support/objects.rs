@@ -99,8 +99,10 @@ pub fn unseen_mutations(object: &Object, tries: usize, seed: u64) -> Vec<String>
     let kept = |id: &SectionId| {
         let section = object.section(*id);
         // Sections whose contents are names, notes, or made anew by the module build.
-        let ignored =
-            matches!(special::rule(&section.name), Some(special::Rule::Dropped(_) | special::Rule::Callbacks));
+        let ignored = matches!(
+            special::rule(&section.name),
+            Some(special::Rule::Dropped(_) | special::Rule::Callbacks | special::Rule::States)
+        );
         section.sh_flags & shf::ALLOC != 0 && !ignored && section.name != ".modinfo" && section.sh_type != sht::NOTE
     };
     let sections: Vec<SectionId> = object.section_ids().filter(kept).collect();

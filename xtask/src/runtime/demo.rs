@@ -19,6 +19,7 @@ const LIVEPATCHES: &[(&str, &str, &str)] = &[
     ("livepatch-version", "1", "version.patch"),
     ("livepatch-meminfo", "2", "meminfo.patch"),
     ("livepatch-meminfo-v2", "2", "meminfo-v2.patch"),
+    ("livepatch-state", "3", "state.patch"),
 ];
 
 /// What the two files say.
@@ -49,6 +50,11 @@ pub fn run() -> Result<()> {
         ("set 1 and set 2 loaded", "load /livepatch-version.ko && load /livepatch-meminfo.ko || exit 1;".to_owned()),
         ("a second version of set 2 loaded", "load /livepatch-meminfo-v2.ko || exit 1;".to_owned()),
         ("set 1 disabled", "unload /livepatch-version.ko || exit 1;".to_owned()),
+        (
+            "set 3 loaded: its state owns a shadow variable",
+            "load /livepatch-state.ko || exit 1; cat /proc/uptime > /dev/null; cat /proc/uptime;".to_owned(),
+        ),
+        ("set 3 disabled", "unload /livepatch-state.ko || exit 1; dmesg | sed -n 's/.*uptime: /log: /p';".to_owned()),
     ];
     let mut script = ". /case.sh\necho 'klp-case begin demo' > /dev/kmsg\n".to_owned();
     for (title, commands) in &steps {
@@ -96,17 +102,21 @@ fn livepatch(
 /// What each part must show: (version changed, label of meminfo, livepatches in sysfs).
 fn judge(output: &str) -> Result<()> {
     let parts: Vec<&str> = output.split("@@").skip(1).collect();
-    let [before, both, replaced, one] = parts[..] else { bail!("failed to read the guest's output") };
+    let [before, both, replaced, one, state, last] = parts[..] else { bail!("failed to read the guest's output") };
     let expected = [
         (before, false, "MemAvailable:", &[][..]),
         (both, true, "MemUsable:", &["livepatch_version: set 1", "livepatch_meminfo: set 2"][..]),
         (replaced, true, "MemReallyUsable:", &["livepatch_version: set 1", "livepatch_meminfo_v2: set 2"][..]),
         (one, false, "MemReallyUsable:", &["livepatch_meminfo_v2: set 2"][..]),
+        (state, false, "read 2 times", &["livepatch_meminfo_v2: set 2", "livepatch_state: set 3"][..]),
+        (last, false, "log: state 77 begins", &["livepatch_meminfo_v2: set 2"][..]),
+        (last, false, "log: state 77 ends", &["livepatch_meminfo_v2: set 2"][..]),
+        (last, false, "log: 2 reads are forgotten", &["livepatch_meminfo_v2: set 2"][..]),
     ];
     for (part, version, label, loaded) in expected {
         let title = part.lines().next().unwrap_or_default();
         ensure!(part.contains("livepatched Linux") == version, "/proc/version is not as it should be: {title}");
-        ensure!(part.contains(label), "/proc/meminfo should say `{label}`: {title}");
+        ensure!(part.contains(label), "`{label}` should be seen: {title}");
         ensure!(part.matches(": set ").count() == loaded.len(), "other livepatches are loaded: {title}");
         for livepatch in loaded {
             ensure!(part.contains(livepatch), "`{livepatch}` is not loaded: {title}");
@@ -129,7 +139,10 @@ mod tests {
         let (v, m, m2) = ("livepatch_version: set 1", "livepatch_meminfo: set 2", "livepatch_meminfo_v2: set 2");
         let before = part("a", "Linux", "MemAvailable:", &[]);
         let both = part("b", "livepatched Linux", "MemUsable:", &[v, m]);
-        let last = part("d", "Linux", "MemReallyUsable:", &[m2]);
+        let one = part("d", "Linux", "MemReallyUsable:", &[m2]);
+        let state = part("e", "Linux", "1.0 1.0 read 2 times", &[m2, "livepatch_state: set 3"]);
+        let log = "log: state 77 begins\nlog: 2 reads are forgotten\nlog: state 77 ends";
+        let last = [one, state, part("f", "Linux", log, &[m2])].concat();
         let good = part("c", "livepatched Linux", "MemReallyUsable:", &[v, m2]);
         assert!(judge(&[&before, &both, &good, &last].map(String::as_str).concat()).is_ok());
         for bad in [
