@@ -4,6 +4,7 @@
 #   smoke     must succeed before, while and after
 #   observe   must succeed only while the livepatch is loaded
 #   loaded    must succeed while it is loaded
+#   late      after the livepatch is loaded and before anything is looked at: what the others need is not there earlier
 # and `modules`, the files to load in order. The host reads kernel messages between the two klp-case lines.
 
 # Polls a condition for up to 60 s of guest time.
@@ -56,12 +57,15 @@ run_case() { # DIRECTORY
     echo "@@case $(basename "$dir")"
     echo "klp-case begin $(basename "$dir")" > /dev/kmsg
     [ -f "$dir/setup" ] && step setup sh "$dir/setup"
-    [ -f "$dir/smoke" ] && step smoke-before sh "$dir/smoke"
-    [ -f "$dir/observe" ] && step observe-before expect_not "$dir/observe"
+    if [ ! -f "$dir/late" ]; then
+        [ -f "$dir/smoke" ] && step smoke-before sh "$dir/smoke"
+        [ -f "$dir/observe" ] && step observe-before expect_not "$dir/observe"
+    fi
     while read -r file; do
         step load load "$file"
         files="$file $files"
     done < "$dir/modules"
+    [ -f "$dir/late" ] && step late sh "$dir/late"
     [ -f "$dir/observe" ] && step observe sh "$dir/observe"
     [ -f "$dir/loaded" ] && step loaded sh "$dir/loaded"
     [ -f "$dir/smoke" ] && step smoke sh "$dir/smoke"

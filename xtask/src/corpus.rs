@@ -77,6 +77,11 @@ impl Entry {
         all.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))).collect()
     }
 
+    /// Whether a module of the kernel is among what changes.
+    pub fn patches_a_module(&self) -> bool {
+        self.changed.keys().any(|object| object != "vmlinux")
+    }
+
     /// Everything in which `report` is not what was expected.
     pub fn differences(&self, report: &Report) -> Vec<String> {
         let status = match self.expect {

@@ -38,6 +38,8 @@ pub struct Case {
     pub modules: Vec<PathBuf>,
     /// Modules of the kernel that are loaded before the setup snippet, with what they depend on.
     pub needs: Vec<String>,
+    /// The kernel's modules come after the livepatch, and the setup snippet after them.
+    pub late: bool,
     /// Further files for the guest: path there, path here.
     pub files: Vec<(String, PathBuf)>,
     /// The snippets by their name.
@@ -142,23 +144,31 @@ fn boot(kernel: &Kernel, cases: &[Case]) -> Result<Run> {
             modules.push_str(&format!("{path}\n"));
         }
         guest.file(&format!("{dir}/modules"), modules);
-        let mut setup = String::new();
+        let (mut setup, mut absent) = (String::new(), String::new());
         for file in load_order(kernel, &case.needs)? {
             let name = file.file_name().context("failed to name a module")?.to_string_lossy().into_owned();
             let name = format!("{}.ko", name.split(".ko").next().unwrap_or_default());
             let loaded = name.trim_end_matches(".ko").replace('-', "_");
             guest.module(&format!("/modules/{name}"), &file)?;
             setup.push_str(&format!("[ -d /sys/module/{loaded} ] || insmod /modules/{name} || exit 1\n"));
+            // Users before what they use.
+            absent.insert_str(0, &format!("[ ! -d /sys/module/{loaded} ] || rmmod {loaded} || exit 1\n"));
         }
         for (path, file) in &case.files {
             guest.copy(path, file)?;
         }
         for (name, text) in &case.snippets {
-            let text = if *name == "setup" { std::mem::take(&mut setup) + text } else { text.clone() };
-            guest.file(&format!("{dir}/{name}"), text);
+            if *name == "setup" {
+                setup.push_str(text);
+            } else {
+                guest.file(&format!("{dir}/{name}"), text.clone());
+            }
+        }
+        if case.late {
+            guest.file(&format!("{dir}/setup"), absent);
         }
         if !setup.is_empty() {
-            guest.file(&format!("{dir}/setup"), setup);
+            guest.file(&format!("{dir}/{}", if case.late { "late" } else { "setup" }), setup);
         }
         script.push_str(&format!("run_case {dir}\n"));
     }

@@ -77,7 +77,14 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
         eprintln!("{name}: {}: {said} ({:.1} s)", item.name, seconds[&item.name]);
         wrong.insert(item.name.clone(), differences);
         if let Some(module) = module {
-            cases.push(case(item, module, out.path())?);
+            let case = case(item, module, out.path())?;
+            // A livepatch of a module may come before the module.
+            if item.entry.patches_a_module() {
+                let name = late_name(item);
+                wrong.insert(name.clone(), Vec::new());
+                cases.push(Case { name, late: true, ..case.clone() });
+            }
+            cases.push(case);
         }
     }
     let mut score = Score::default();
@@ -105,6 +112,9 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
     for item in &items {
         let expect = format!("{:?}", item.entry.expect).to_lowercase();
         score.row(&item.name, &format!("{expect:<9} {:>5.1} s", seconds[&item.name]), &wrong[&item.name]);
+        if let Some(problems) = wrong.get(&late_name(item)) {
+            score.row(&late_name(item), "", problems);
+        }
     }
     for name in [DISTURBED, SIGNED, UNTOUCHED] {
         if let Some(problems) = wrong.get(name) {
@@ -112,6 +122,11 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
         }
     }
     Ok(score)
+}
+
+/// The case in which the livepatch is there first.
+fn late_name(item: &Item) -> String {
+    format!("{}-late", item.name)
 }
 
 /// klp-build's answer to one patch: what is wrong with it, and the module if there is one to load.
@@ -211,7 +226,8 @@ fn case(item: &Item, module: PathBuf, work: &Path) -> Result<Case> {
         files.push(("/disk".to_owned(), disk(work)?));
     }
     let snippets = item.entry.snippets();
-    Ok(Case { name: item.name.clone(), modules: vec![module], needs: item.entry.modules.clone(), files, snippets })
+    let needs = item.entry.modules.clone();
+    Ok(Case { name: item.name.clone(), modules: vec![module], needs, files, snippets, ..Case::default() })
 }
 
 /// The guest's helper, compiled once.
