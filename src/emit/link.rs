@@ -69,6 +69,10 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
     make.arg("-C").arg(link.build_dir).arg(format!("M={}", work.display())).arg(format!("-j{}", link.jobs.max(1)));
     make.args(["-s", "KBUILD_MODPOST_WARN=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     make.args(link.make_vars.iter().map(|(k, v)| format!("{k}={v}")));
+    // Debug information names the directory it was made in, which is another one in every run.
+    let given = link.make_vars.iter().find(|(name, _)| name == "KCFLAGS").map(|(_, value)| value.clone());
+    let given = given.or_else(|| std::env::var("KCFLAGS").ok()).unwrap_or_default();
+    make.arg(format!("KCFLAGS={given} -ffile-prefix-map={}=.", work.display()));
     make.env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
     let output = run::output(&mut make)?;
     let module = work.join(format!("{}.ko", link.name));
