@@ -283,3 +283,86 @@ error: failed to read the module `text.ko`
 "#]],
     );
 }
+
+/// Patches and trees that are none: one clear error, and nothing left behind.
+#[test]
+fn garbage_patches_and_trees() {
+    let work = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let path = work.path().join(name);
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("writable");
+        fs::write(path, text).expect("writable");
+    };
+    write("empty.patch", "");
+    write("text.patch", "just text\n");
+    write("binary.patch", "diff --git a/x.bin b/x.bin\nindex 1..2 100644\nBinary files a/x.bin and b/x.bin differ\n");
+    write("good.patch", "--- a/fs/x.c\n+++ b/fs/x.c\n@@ -1 +1 @@\n-int a;\n+int b;\n");
+    write("nothing/README", "no kernel\n");
+    for file in ["Makefile", "Kbuild", "Kconfig", "scripts/Kbuild.include", "include/linux/kernel.h"] {
+        write(&format!("tree/{file}"), "\n");
+    }
+    let files = || {
+        let all = walkdir::WalkDir::new(work.path()).into_iter().flatten();
+        all.map(|entry| entry.into_path()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = files();
+    let fails = |args: &[&str], expected: Data| {
+        let command = klp_build().current_dir(work.path()).env("TMPDIR", work.path()).args(args);
+        command.assert().code(2).stdout_eq(str![""]).stderr_eq(expected);
+        assert_eq!(files(), before, "{args:?} left something behind");
+    };
+    fails(
+        &["-k", "tree", "missing.patch"],
+        str![[r#"
+error: failed to find the patch `missing.patch`
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["-k", "tree", "empty.patch"],
+        str![[r#"
+error: failed to parse `empty.patch`
+  caused by: the patch is empty
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["-k", "tree", "text.patch"],
+        str![[r#"
+error: failed to parse `text.patch`
+  caused by: there is no diff in it (expected `--- a/FILE`, `+++ b/FILE` and `@@` lines)
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["-k", "tree", "binary.patch"],
+        str![[r#"
+error: failed to parse `binary.patch`
+  caused by: binary.patch:3: a binary change (of `x.bin`) cannot become a livepatch
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["-k", "nothing", "good.patch"],
+        str![[r#"
+error: `[..]/nothing` is not a Linux source tree
+  run klp-build in the kernel's source tree, or name it with -k
+
+"#]]
+        .into(),
+    );
+    fails(
+        &["-k", "tree", "good.patch"],
+        str![[r#"
+...
+error: failed to read `[..]/tree/.config`: No such file or directory (os error 2)
+  configure the tree first, or name the kernel's configuration with --config
+...
+"#]]
+        .into(),
+    );
+}
