@@ -56,7 +56,10 @@ pub(super) fn make_module(
         objtool,
     };
     let link::Linked { module: path, said } = link::link(plan, &text, &how, &dir)?;
-    report.notes.extend(said);
+    // What objtool does not understand it cannot give unwind data.
+    let (warnings, notes): (Vec<_>, Vec<_>) = said.into_iter().partition(|line| line.contains("objtool:"));
+    report.warnings.extend(warnings);
+    report.notes.extend(notes);
     let bytes = fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
     let linked = elf::read(&bytes).context("failed to read the linked module")?;
     let module = finish::finish(linked, &plan.link_names).context("failed to finish the module")?;

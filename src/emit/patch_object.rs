@@ -356,13 +356,14 @@ impl Builder<'_, '_> {
                 },
                 Dest::Carried(target, offset) => {
                     let Some((section, base)) = self.placed.get(target).copied() else { continue };
-                    // A jump between a function and its cold part goes by section, as the assembler writes it: by
-                    // symbol, objtool takes it for a call of another function.
+                    // A jump between a function and its cold part goes by section, as the assembler writes it, and so
+                    // does one to a place inside a function: by symbol, objtool takes it for a call of another function.
                     let tables = &self.diff.new_tables;
                     let own_part = r.reference.usage == Use::Branch && tables.whole(r.atom) == tables.whole(*target);
-                    match self.atom_symbols.get(target).copied().filter(|_| !own_part) {
+                    let naming = naming_offset(self.side(), *target);
+                    let inside = self.side().is_function(*target) && *offset != naming;
+                    match self.atom_symbols.get(target).copied().filter(|_| !own_part && !inside) {
                         Some(symbol) => {
-                            let naming = naming_offset(self.side(), *target);
                             (Some(symbol), offset - naming - r.reference.adjust)
                         }
                         None => {

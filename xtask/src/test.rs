@@ -40,9 +40,8 @@ pub fn run(args: Args<'_>) -> Result<()> {
     if !quick {
         apt::install(vm::PACKAGES)?;
         // The slow one is a kernel build of several minutes more for the same code paths.
-        let kernels: &[&str] =
-            if long { &["linux-7", "debian-6.12", "linux-6.12"] } else { &["linux-7", "debian-6.12"] };
-        for name in kernels {
+        let slow: &[&str] = if long { &["linux-6.12"] } else { &[] };
+        for name in ["linux-7", "debian-6.12", "debian-6.1"].iter().chain(slow) {
             match matrix::run(name, &only) {
                 Ok(part) => score.add(&part),
                 Err(error) => {
