@@ -82,7 +82,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         let roots = [work.path(), kernel.source()];
         lines::explain(&units, &compiles, &diffs, &patches, &roots, &mut report)?;
     }
-    types::check(&units, &compiles, &diffs, request, &mut report)?;
+    types::check(&kernel, &units, &compiles, &diffs, request, &mut report)?;
     let loaded = loaded?;
     compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
     let parts = compare::resolve(&kernel, &units, &diffs, &loaded, &mut report)?;

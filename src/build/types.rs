@@ -51,7 +51,7 @@ pub(super) fn early(
     let compiles = inputs::compile_units(kernel, &chosen, applied, request, work, progress, report)?;
     let nothing = BTreeSet::new();
     for (_, original, patched) in &compiles.debug {
-        let replaced = Replaced { functions: &nothing, allowed: &request.allow_layout_change };
+        let replaced = Replaced { functions: &nothing, allowed: &request.allow_layout_change, exported: &|_| false };
         report.refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
     }
     Ok(())
@@ -59,6 +59,7 @@ pub(super) fn early(
 
 /// Whether types that running code or objects use have another layout.
 pub(super) fn check(
+    kernel: &Kernel,
     units: &[Unit],
     compiles: &Compiles,
     diffs: &[(usize, Diff<'_>)],
@@ -69,7 +70,9 @@ pub(super) fn check(
         let unit = &units[*index];
         let replaced =
             diffs.iter().find(|(at, _)| at == index).map(|(_, diff)| diff.replaced_names()).unwrap_or_default();
-        let replaced = Replaced { functions: &replaced, allowed: &request.allow_layout_change };
+        let exported = |name: &str| kernel.symvers().get(name).is_some();
+        let allowed = &request.allow_layout_change;
+        let replaced = Replaced { functions: &replaced, allowed, exported: &exported };
         let findings = types::check(&read_object(original)?, &read_object(patched)?, replaced)
             .with_context(|| format!("failed to compare the types of `{}`", unit.source.display()))?;
         report.refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&unit.object)));

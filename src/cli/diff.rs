@@ -81,7 +81,9 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);
-        let replaced = Replaced { functions: &diff.replaced_names(), allowed: &opts.allow_layout_change };
+        let exported = |name: &str| symvers.get(name).is_some();
+        let functions = diff.replaced_names();
+        let replaced = Replaced { functions: &functions, allowed: &opts.allow_layout_change, exported: &exported };
         let findings =
             types::check(&original, &patched, replaced).context("failed to compare the types of the objects")?;
         report.refusals.extend(findings.refusals.into_iter().map(|r| r.object(&name)));

@@ -6,5 +6,6 @@
 mod info;
 mod layout;
 pub mod lines;
+mod prototypes;
 pub mod types;
 mod uses;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::info::Debug;
 use super::layout::{self, Change, Layout};
+use super::prototypes;
 use super::uses::{self, Users};
 use crate::elf::Object;
 use crate::error::{Reason, Refusal};
@@ -28,12 +29,14 @@ pub struct Findings {
 }
 
 /// What the livepatch does with a unit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Replaced<'a> {
     /// Functions of the original that it replaces, or that are gone.
     pub functions: &'a BTreeSet<String>,
     /// Types that may change: `struct foo`, or only `foo`.
     pub allowed: &'a [String],
+    /// Whether a function is exported, and so has callers that nobody can list.
+    pub exported: &'a dyn Fn(&str) -> bool,
 }
 
 /// Compares the layouts of the types that both objects' debug information describes.
@@ -45,32 +48,48 @@ pub fn check(original: &Object, patched: &Object, replaced: Replaced<'_>) -> Res
     let (Some(original), Some(patched)) = (Debug::read(original)?, Debug::read(patched)?) else {
         return Ok(Findings::default());
     };
-    let (old, users) = side(&original).context("failed to read the original's debug information")?;
-    let (new, _) = side(&patched).context("failed to read the patched side's debug information")?;
+    let old = side(&original).context("failed to read the original's debug information")?;
+    let new = side(&patched).context("failed to read the patched side's debug information")?;
     let mut findings = Findings::default();
-    for change in layout::changes(&old, &new) {
-        judge(&change, &old, &users, replaced, &mut findings);
+    for change in layout::changes(&old.layouts, &new.layouts) {
+        judge(&change, &old.layouts, &old.users, replaced, &mut findings);
+    }
+    for (name, before) in old.prototypes.iter().filter(|(name, _)| (replaced.exported)(name)) {
+        if let Some(after) = new.prototypes.get(name).filter(|after| *after != before) {
+            findings.warnings.push(format!(
+                "exported `{name}` was `{before}` and is `{after}`: modules that were built before still call the old one"
+            ));
+        }
     }
     Ok(findings)
 }
 
-fn side(debug: &Debug) -> Result<(BTreeMap<String, Layout>, BTreeMap<String, Users>)> {
+/// What one side's debug information says.
+#[derive(Default)]
+struct Types {
+    layouts: BTreeMap<String, Layout>,
+    users: BTreeMap<String, Users>,
+    prototypes: BTreeMap<String, String>,
+}
+
+fn side(debug: &Debug) -> Result<Types> {
     let dwarf = debug.dwarf();
-    let (mut layouts, mut users) = (BTreeMap::new(), BTreeMap::new());
+    let mut types = Types::default();
     let mut units = dwarf.units();
     while let Some(header) = units.next()? {
         let unit = dwarf.unit(header)?;
         let unit = unit.unit_ref(&dwarf);
-        layouts.extend(layout::layouts(unit)?);
+        types.layouts.extend(layout::layouts(unit)?);
+        types.prototypes.extend(prototypes::prototypes(unit)?);
         for (name, more) in uses::uses(unit)? {
-            let all: &mut Users = users.entry(name).or_default();
+            let all = types.users.entry(name).or_default();
             all.functions.extend(more.functions);
             all.on_stack.extend(more.on_stack);
             all.variables.extend(more.variables);
             all.types.extend(more.types);
         }
     }
-    Ok((layouts, users))
+    Ok(types)
 }
 
 fn judge(

@@ -363,9 +363,7 @@ impl Builder<'_, '_> {
                     let naming = naming_offset(self.side(), *target);
                     let inside = self.side().is_function(*target) && *offset != naming;
                     match self.atom_symbols.get(target).copied().filter(|_| !own_part && !inside) {
-                        Some(symbol) => {
-                            (Some(symbol), offset - naming - r.reference.adjust)
-                        }
+                        Some(symbol) => (Some(symbol), offset - naming - r.reference.adjust),
                         None => {
                             let symbol = self.section_symbol(section);
                             (Some(symbol), base as i64 + offset - r.reference.adjust)

@@ -58,11 +58,7 @@ pub const KERNELS: &[Spec] = &[
     // The distribution's own series: another livepatch interface, no objtool for linked modules, no IBT.
     Spec {
         name: "debian-6.1",
-        kind: Kind::Stock {
-            image: "linux-image-amd64",
-            headers: "linux-headers-amd64",
-            source: "linux-source-6.1",
-        },
+        kind: Kind::Stock { image: "linux-image-amd64", headers: "linux-headers-amd64", source: "linux-source-6.1" },
     },
     // A built tree from before 6.19: no objtool for livepatches, no KLP_BUILD, no IBT in its configuration.
     Spec {
