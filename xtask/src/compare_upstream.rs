@@ -19,7 +19,7 @@ use crate::kernel::{self, Kernel};
 use crate::{Args, apt, build, dirs, vm};
 
 /// What upstream's script needs besides a kernel build: line counts of patches, its checksums, its awk.
-const PACKAGES: &[&str] = &["patchutils", "libxxhash-dev", "gawk"];
+pub const PACKAGES: &[&str] = &["patchutils", "libxxhash-dev", "gawk"];
 
 /// What a module's tables and registration refer to; says nothing about the patched code.
 const PLUMBING: &[&str] = &["klp_enable_patch", "__fentry__", "__x86_return_thunk", "module_layout"];
@@ -109,12 +109,13 @@ fn first_error(stderr: &[u8]) -> String {
 }
 
 /// A copy of the source that upstream's script may build and patch in place.
-struct Upstream {
+pub struct Upstream {
     tree: PathBuf,
 }
 
 impl Upstream {
-    fn new(kernel: &Kernel) -> Result<Upstream> {
+    /// The copy, made when there is none.
+    pub fn new(kernel: &Kernel) -> Result<Upstream> {
         let tree = dirs::dev_cache()?.join("upstream/linux-7");
         let (source, config) = (&kernel.source, &kernel.config);
         dirs::complete(&tree, |dir| {
@@ -126,6 +127,11 @@ impl Upstream {
             Ok(())
         })?;
         Ok(Upstream { tree })
+    }
+
+    /// Where it is.
+    pub fn tree(&self) -> &Path {
+        &self.tree
     }
 
     /// Runs the script; the original is built only once, its objects are kept in `klp-tmp`.

@@ -4,6 +4,7 @@
 //! keeps under the user's cache directory, so that the second run is quick and works offline.
 
 mod apt;
+mod bench;
 mod build;
 mod compare_upstream;
 mod corpus;
@@ -45,6 +46,7 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
+    ("bench", bench::run, "ours beside upstream's klp-build: time and memory, written to BENCHMARKS.md (slow)"),
     (
         "runtime",
         runtime::run,
