@@ -42,6 +42,9 @@ pub fn rule(name: &str) -> Option<Rule> {
         ".discard.addressable" => Dropped("keeps a symbol alive for the compiler"),
         ".discard.annotate_data" => Dropped("marks entries for object-diffing tools"),
         ".discard.sym_checksum" => Dropped("checksums of another tool"),
+        // tools/objtool/check.c writes these after the compile, for a module once it is linked; they follow the code.
+        ".return_sites" | ".call_sites" | ".retpoline_sites" | ".ibt_endbr_seal" | ".cfi_sites" | ".orc_unwind"
+        | ".orc_unwind_ip" | ".orc_header" => Dropped("made anew by objtool for the module"),
         "__patchable_function_entries" => Dropped("made anew by the module build"),
         ".printk_index" => Dropped("index of message texts, not used by code"),
         ".export_symbol" | "__kcrctab" | "__kcrctab_gpl" | "__ksymtab_strings" => Registration,
