@@ -5,11 +5,10 @@
 //! means. Hard because compilers refer to most things through *section* symbols plus an offset, and
 //! the offset a PC-relative field means depends on the instruction around it.
 
-use std::collections::{HashMap, HashSet};
-
 use super::arch::{self, Arch, Site, Use};
 use super::special::{self, Rule};
 use super::{entries, names};
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, Reloc, SectionId, SymbolId};
 use crate::error::{Reason, Refusal};
@@ -115,8 +114,8 @@ impl<'o> Side<'o> {
             atoms: Vec::new(),
             of_section: vec![Vec::new(); object.sections.len()],
             refs: vec![Vec::new(); object.sections.len()],
-            of_symbol: HashMap::new(),
-            patchable: HashSet::new(),
+            of_symbol: HashMap::default(),
+            patchable: HashSet::default(),
             problems: Vec::new(),
         };
         let mut symbols_of = vec![Vec::new(); object.sections.len()];
@@ -231,7 +230,7 @@ impl<'o> Side<'o> {
 
     /// Where patchable padding starts before functions: section -> offsets that such entries point to.
     fn prefix_starts(&self) -> HashMap<SectionId, Vec<u64>> {
-        let mut starts: HashMap<SectionId, Vec<u64>> = HashMap::new();
+        let mut starts: HashMap<SectionId, Vec<u64>> = HashMap::default();
         for section in self.object.sections.iter().filter(|s| s.name == "__patchable_function_entries") {
             for reloc in &section.relocs {
                 if let Some(symbol) = reloc.symbol.map(|s| self.object.symbol(s))
@@ -473,7 +472,7 @@ impl<'o> Side<'o> {
 
     /// Cuts anonymous atoms at every place that a reference points to.
     fn split_anonymous(&mut self, all: &[Vec<(Reloc, Site)>]) {
-        let mut cuts: HashMap<SectionId, Vec<u64>> = HashMap::new();
+        let mut cuts: HashMap<SectionId, Vec<u64>> = HashMap::default();
         let from = self.object.sections.iter().map(|s| s.name.as_str());
         for (from, (reloc, site)) in from.zip(all).flat_map(|(from, refs)| refs.iter().map(move |r| (from, r))) {
             // A mark in the middle of something does not make two things of it.

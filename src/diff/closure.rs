@@ -6,13 +6,12 @@
 //! original's (its entry is redirected anyway), so that nothing in the kernel points into the module
 //! once it is gone; only direct branches and a function's own tables lead to the new code.
 
-use std::collections::{HashMap, HashSet};
-
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::special::Rule;
 use super::verdict::{Diff, Verdict};
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
 use crate::error::{Reason, Refusal};
@@ -81,7 +80,7 @@ pub struct Closure {
 
 /// Follows all references from the changed and new functions.
 pub fn closure(diff: &Diff<'_>) -> Closure {
-    let mut walk = Walk { diff, carried: diff.carried_functions(), out: Closure::default(), seen: HashSet::new() };
+    let mut walk = Walk { diff, carried: diff.carried_functions(), out: Closure::default(), seen: HashSet::default() };
     let side = &diff.patched;
     let mut functions: Vec<AtomId> = walk.carried.keys().copied().collect();
     functions.sort_unstable();

@@ -6,11 +6,11 @@
 //! changed tables and initialisers are seen whose bytes no function holds.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::twins::Twins;
+use crate::elf::hash::HashMap;
 use crate::elf::{Place, SymbolId};
 
 /// The first place where two atoms differ.
@@ -41,7 +41,7 @@ pub struct Compare<'a, 'o> {
 impl<'a, 'o> Compare<'a, 'o> {
     /// A comparison under this map.
     pub fn new(original: &'a Side<'o>, patched: &'a Side<'o>, twins: &'a Twins) -> Self {
-        Compare { original, patched, twins, memo: RefCell::new(HashMap::new()), assumed: RefCell::new(Vec::new()) }
+        Compare { original, patched, twins, memo: RefCell::new(HashMap::default()), assumed: RefCell::new(Vec::new()) }
     }
 
     /// The first difference between the contents of two atoms, if any.

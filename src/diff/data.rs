@@ -3,14 +3,13 @@
 //! In: a comparison and the function verdicts. Out: constant tables that may be carried anew, because
 //! every reader is replaced; new data other units can see; refusals for the rest, each with old and new value.
 
-use std::collections::{HashMap, HashSet};
-
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
 
@@ -79,7 +78,7 @@ type Readers = HashMap<AtomId, HashSet<AtomId>>;
 
 /// Which atoms refer to each datum; a cold part counts as its function.
 fn read_by(side: &Side<'_>, tables: &Tables) -> Readers {
-    let mut readers = Readers::new();
+    let mut readers = Readers::default();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {

@@ -4,8 +4,6 @@
 //! function that ftrace cannot redirect: a static one whose every use is a direct call is as good as
 //! inlined, so its callers change in its place; any other is refused.
 
-use std::collections::HashMap;
-
 use super::Options;
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Side, Target};
@@ -13,6 +11,7 @@ use super::compare::{Compare, Difference};
 use super::names;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
+use crate::elf::hash::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// The verdict on every function of both sides.
@@ -211,7 +210,7 @@ struct Uses {
 
 /// Who calls each function directly, and whether its address is used in any other way.
 fn callers(side: &Side<'_>, tables: &Tables) -> HashMap<AtomId, Uses> {
-    let mut uses: HashMap<AtomId, Uses> = HashMap::new();
+    let mut uses: HashMap<AtomId, Uses> = HashMap::default();
     for id in side.ids() {
         let kind = side.atom(id).kind;
         if kind == Kind::Entry {

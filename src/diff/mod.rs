@@ -43,12 +43,11 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
     if original.e_machine != patched.e_machine || original.little_endian != patched.little_endian {
         anyhow::bail!("the objects are for different machines ({} and {})", original.e_machine, patched.e_machine);
     }
-    let (Some(old), Some(new)) = (Side::new(original), Side::new(patched)) else {
+    let (Some(old), Some(new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);
     };
     let mut twins = twins::correlate(&old, &new);
-    let old_tables = Tables::new(&old);
-    let new_tables = Tables::new(&new);
+    let (old_tables, new_tables) = rayon::join(|| Tables::new(&old), || Tables::new(&new));
     let mut refusals: Vec<Refusal> = Vec::new();
 
     let compare = Compare::new(&old, &new, &twins);

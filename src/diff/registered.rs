@@ -3,19 +3,18 @@
 //! In: two sides. Out: a refusal for each addition, since it would never take effect. Removals are
 //! harmless: the running kernel has already done what was removed.
 
-use std::collections::HashMap;
-
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
 use super::names;
 use super::special::{self, Rule};
 use crate::elf::SectionId;
+use crate::elf::hash::HashMap;
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 
 /// Refuses entries of registration sections, and of allocated sections nobody knows, that only the patched side has.
 pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
-    let mut before: HashMap<String, HashMap<String, usize>> = HashMap::new();
+    let mut before: HashMap<String, HashMap<String, usize>> = HashMap::default();
     for id in old.object.section_ids() {
         if let Some(name) = registration(old, id) {
             let seen = before.entry(name).or_default();

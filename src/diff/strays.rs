@@ -4,8 +4,6 @@
 //! speaks about a function that changed. It would be lost in silence otherwise: what travels is found by
 //! following references, and the kernel finds such entries by their section.
 
-use std::collections::{HashMap, HashSet};
-
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
 use super::compare::Compare;
@@ -13,6 +11,7 @@ use super::names;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 
@@ -25,7 +24,7 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         .filter(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
         .filter_map(|f| f.patched)
         .collect();
-    let mut before: HashMap<&str, Vec<AtomId>> = HashMap::new();
+    let mut before: HashMap<&str, Vec<AtomId>> = HashMap::default();
     for id in old.ids().filter(|id| is_stray(old, *id)) {
         before.entry(old.section_name(id)).or_default().push(id);
     }
@@ -126,7 +125,7 @@ fn is_stray(side: &Side<'_>, id: AtomId) -> bool {
 /// Everything that something other than itself refers to. A table's entry that nothing refers to counts as well: it
 /// travels with its function.
 fn reached(side: &Side<'_>) -> HashSet<AtomId> {
-    let mut reached = HashSet::new();
+    let mut reached = HashSet::default();
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target

@@ -3,10 +3,11 @@
 //! In: a side. Out: for each function, its entries section by section, in file order. An entry belongs
 //! to the function that its first relocation points into. A `.cold` part counts as its parent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::special::Rule;
+use crate::elf::hash::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// Entries about functions, and the parts functions consist of.
@@ -75,7 +76,7 @@ impl Tables {
     }
 
     fn find_parts(&mut self, side: &Side<'_>) {
-        let mut by_name: HashMap<(&str, Option<&str>), AtomId> = HashMap::new();
+        let mut by_name: HashMap<(&str, Option<&str>), AtomId> = HashMap::default();
         let functions: Vec<AtomId> = side.ids().filter(|id| side.atom(*id).kind == Kind::Function).collect();
         for id in &functions {
             for symbol in &side.atom(*id).symbols {

@@ -17,13 +17,14 @@
 //!    right if the function turns out not to have changed, ambiguous if it has.
 //! 6. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::verdict::{FunctionVerdict, Verdict};
 use super::{names, tables};
 use crate::elf::SymbolId;
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::stt;
 
 /// The map between two sides.
@@ -53,7 +54,7 @@ impl Twins {
         if self.on_trial.is_empty() {
             return;
         }
-        let mut used: HashSet<AtomId> = HashSet::new();
+        let mut used: HashSet<AtomId> = HashSet::default();
         for id in functions.iter().filter(|f| f.verdict != Verdict::Same).filter_map(|f| f.patched) {
             let entries = tables.entries.get(&id).into_iter().flat_map(|e| e.values().flatten().copied());
             for part in tables.all_parts(id).into_iter().chain(entries) {
@@ -96,14 +97,14 @@ impl Twins {
                 && !side.refs_of(id).is_empty()
                 && side.refs_of(id).iter().all(outwards)
         };
-        let mut theirs: HashMap<(String, Option<FileKey>), Vec<AtomId>> = HashMap::new();
+        let mut theirs: HashMap<(String, Option<FileKey>), Vec<AtomId>> = HashMap::default();
         for id in old.ids().filter(|id| table(old, *id)) {
             theirs.entry((names::stem(old.name(id)), files.of_old(old, id))).or_default().push(id);
         }
         if theirs.is_empty() {
             return;
         }
-        let (old_users, new_users) = (users(old), users(new));
+        let (old_users, new_users) = (users(old, |id| table(old, id)), users(new, |id| table(new, id)));
         for id in new.ids().filter(|id| table(new, *id)) {
             let Some(all) = theirs.get(&(names::stem(new.name(id)), files.of_new(new, id))) else { continue };
             let equal: Vec<AtomId> = all.iter().copied().filter(|old| compare.same(*old, id)).collect();
@@ -116,8 +117,8 @@ impl Twins {
     }
 }
 
-/// A source file: its name, and which of several of that name.
-type FileKey = (String, usize);
+/// A source file of both sides: a number for its name and which of several of that name it is.
+type FileKey = usize;
 
 /// The source files of both sides, matched by name and order.
 struct Files {
@@ -128,19 +129,22 @@ struct Files {
 impl Files {
     fn new(original: &Side<'_>, patched: &Side<'_>) -> Files {
         let list = |side: &Side<'_>| {
-            let mut seen: HashMap<String, Vec<SymbolId>> = HashMap::new();
+            let mut seen: HashMap<String, Vec<SymbolId>> = HashMap::default();
             for id in side.object.symbol_ids().filter(|id| side.object.symbol(*id).st_type == stt::FILE) {
                 seen.entry(side.object.symbol(id).name.clone()).or_default().push(id);
             }
             seen
         };
         let (theirs, ours) = (list(original), list(patched));
-        let keys = |mine: &HashMap<String, Vec<SymbolId>>, other: &HashMap<String, Vec<SymbolId>>| {
-            let mut keys = HashMap::new();
+        let mut numbers: HashMap<(String, usize), FileKey> = HashMap::default();
+        let mut keys = |mine: &HashMap<String, Vec<SymbolId>>, other: &HashMap<String, Vec<SymbolId>>| {
+            let mut keys = HashMap::default();
             for (name, ids) in mine {
                 let matched = other.get(name).is_some_and(|o| o.len() == ids.len());
                 for (i, id) in ids.iter().enumerate() {
-                    keys.insert(*id, (name.clone(), if matched { i } else { 0 }));
+                    let next = numbers.len();
+                    let key = (name.clone(), if matched { i } else { 0 });
+                    keys.insert(*id, *numbers.entry(key).or_insert(next));
                 }
             }
             keys
@@ -149,7 +153,7 @@ impl Files {
     }
 
     fn key(keys: &HashMap<SymbolId, FileKey>, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
-        keys.get(&side.object.symbol(*side.atom(id).symbols.first()?).file?).cloned()
+        keys.get(&side.object.symbol(*side.atom(id).symbols.first()?).file?).copied()
     }
 
     fn of_old(&self, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
@@ -166,7 +170,6 @@ pub fn correlate(original: &Side<'_>, patched: &Side<'_>) -> Twins {
     let mut twins = Twins::default();
     let files = Files::new(original, patched);
     let certain = |side: &Side<'_>, id: AtomId| !names::is_numbered(side.name(id));
-    let name = |side: &Side<'_>, id: AtomId| (side.atom(id).kind, side.name(id).to_owned());
     let scope = |side: &Side<'_>, id: AtomId, key: Option<FileKey>| if side.is_global(id) { None } else { key };
     // 1: name and file.
     let theirs = index(original, &twins.forward, |id| {
@@ -176,7 +179,10 @@ pub fn correlate(original: &Side<'_>, patched: &Side<'_>) -> Twins {
         certain(patched, id).then(|| (name(patched, id), scope(patched, id, files.of_new(patched, id))))
     });
     pair_unique(&theirs, &ours, &mut twins, |_, _| true);
-    let (old_users, new_users) = (users(original), users(patched));
+    let (old_users, new_users) = rayon::join(
+        || users(original, |id| !twins.forward.contains_key(&id)),
+        || users(patched, |id| !twins.backward.contains_key(&id)),
+    );
     // 2: name alone.
     let theirs = index(original, &twins.forward, |id| certain(original, id).then(|| name(original, id)));
     let ours = index(patched, &twins.backward, |id| certain(patched, id).then(|| name(patched, id)));
@@ -196,6 +202,10 @@ pub fn correlate(original: &Side<'_>, patched: &Side<'_>) -> Twins {
     twins
 }
 
+fn name<'s>(side: &'s Side<'_>, id: AtomId) -> (Kind, &'s str) {
+    (side.atom(id).kind, side.name(id))
+}
+
 /// Functions and named data that have an identity.
 fn candidates<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
     side.ids().filter(|id| {
@@ -213,7 +223,7 @@ fn index<K: std::hash::Hash + Eq>(
     taken: &HashMap<AtomId, AtomId>,
     key: impl Fn(AtomId) -> Option<K>,
 ) -> HashMap<K, Vec<AtomId>> {
-    let mut map: HashMap<K, Vec<AtomId>> = HashMap::new();
+    let mut map: HashMap<K, Vec<AtomId>> = HashMap::default();
     for id in candidates(side).filter(|id| !taken.contains_key(id)) {
         if let Some(key) = key(id) {
             map.entry(key).or_default().push(id);
@@ -240,7 +250,7 @@ fn pair_unique<K: std::hash::Hash + Eq>(
 }
 
 fn pair_by_alias(original: &Side<'_>, patched: &Side<'_>, twins: &mut Twins) {
-    let mut by_name: HashMap<(&str, Option<&str>), Option<AtomId>> = HashMap::new();
+    let mut by_name: HashMap<(&str, Option<&str>), Option<AtomId>> = HashMap::default();
     for id in candidates(original).filter(|id| !twins.forward.contains_key(id)) {
         for symbol in &original.atom(id).symbols {
             let key = (original.object.symbol(*symbol).name.as_str(), file_scope(original, id));
@@ -393,9 +403,9 @@ fn users_of(users: &Users, id: AtomId) -> &BTreeSet<String> {
     users.get(&id).map_or(&NO_ONE, |u| &u.names)
 }
 
-/// The users of everything; a table's entry counts as the function it is about.
-fn users(side: &Side<'_>) -> Users {
-    let mut users = Users::new();
+/// The users of everything that is `wanted`; a table's entry counts as the function it is about.
+fn users(side: &Side<'_>, wanted: impl Fn(AtomId) -> bool) -> Users {
+    let mut users = Users::default();
     for id in side.ids() {
         let user = match side.atom(id).kind {
             Kind::Function | Kind::Data => id,
@@ -410,6 +420,7 @@ fn users(side: &Side<'_>) -> Users {
             if let Target::Atom(target, _) = r.target
                 && matches!(side.atom(target).kind, Kind::Data | Kind::Function)
                 && target != user
+                && wanted(target)
             {
                 let name = stem.get_or_insert_with(|| {
                     let name = names::stem(side.name(user));

@@ -1,6 +1,6 @@
 //! The result types of a comparison.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::atoms::{AtomId, Side};
 use super::compare::Difference;
 use super::tables::Tables;
 use super::twins::Twins;
+use crate::elf::hash::{HashMap, HashSet};
 use crate::error::Refusal;
 
 /// What became of a function.

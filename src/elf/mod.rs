@@ -1,5 +1,6 @@
 //! Bytes <-> model: the only folder that names the ELF crate.
 
+pub mod hash;
 pub mod id;
 pub mod klp;
 pub mod object;

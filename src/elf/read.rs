@@ -3,8 +3,6 @@
 //! The high-level reader of the ELF crate chains all relocation sections of one target, which would
 //! mix livepatch relocations with ordinary ones; this reads the section headers themselves.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result, bail};
 use object::elf;
 use object::read::elf::{FileHeader, Rela, SectionHeader, Sym};
@@ -13,6 +11,7 @@ use object::{Endianness, SymbolIndex};
 use super::klp::{self, SHF_RELA_LIVEPATCH, SHN_LIVEPATCH};
 use super::object::{Object, Place, Reloc, Section, Symbol, stt};
 use super::{SectionId, SymbolId};
+use crate::elf::hash::HashMap;
 
 type Header = elf::FileHeader64<Endianness>;
 
@@ -57,7 +56,7 @@ impl Reader<'_> {
             ..Object::default()
         };
         let shstrndx = self.header.shstrndx(endian, bytes).context("the section name table is damaged")?;
-        let mut ids: HashMap<usize, SectionId> = HashMap::new();
+        let mut ids: HashMap<usize, SectionId> = HashMap::default();
         for (index, section) in table.enumerate() {
             let name = || -> Result<String> {
                 let name = table.section_name(endian, section).context("a section name is damaged")?;

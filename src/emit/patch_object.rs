@@ -5,7 +5,7 @@
 //! for how it is resolved; beside it, which of its functions replace what. Relocation fields are
 //! zeroed: the x86 loader refuses anything else there (arch/x86/kernel/module.c).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::states::{self, State};
 use crate::diff::arch::Use;
@@ -14,6 +14,7 @@ use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
 use crate::diff::verdict::{Diff, Verdict};
 use crate::diff::{arch, names};
+use crate::elf::hash::{HashMap, HashSet};
 use crate::elf::object::{sht, stb, stt};
 use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
 use crate::error::{Reason, Refusal};
@@ -62,13 +63,13 @@ pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &Wo
         resolved,
         sections: Vec::new(),
         by_key: BTreeMap::new(),
-        placed: HashMap::new(),
+        placed: HashMap::default(),
         symbols: Vec::new(),
-        section_symbols: HashMap::new(),
-        atom_symbols: HashMap::new(),
-        outside: HashMap::new(),
+        section_symbols: HashMap::default(),
+        atom_symbols: HashMap::default(),
+        outside: HashMap::default(),
         refusals: Vec::new(),
-        text_names: HashSet::new(),
+        text_names: HashSet::default(),
     };
     builder.file_symbol();
     for atom in &closure.atoms {

@@ -5,11 +5,12 @@
 //! relocation, with its CRC), owned by the patched module, exported by another module the object
 //! already depends on, new in another unit of this patch, or global in vmlinux without an export.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crate::diff::closure::Outside;
 use crate::diff::names;
 use crate::diff::verdict::Diff;
+use crate::elf::hash::HashMap;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
@@ -275,7 +276,7 @@ pub(crate) fn unit_symbols(object: &Object) -> UnitSymbols {
 fn table_of(object: &Object) -> (SymbolTable, HashMap<SymbolId, u32>) {
     let mut files = Vec::new();
     let mut symbols = Vec::new();
-    let mut index = HashMap::new();
+    let mut index = HashMap::default();
     for id in object.symbol_ids() {
         let symbol = object.symbol(id);
         if symbol.st_type == stt::FILE {

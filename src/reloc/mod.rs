@@ -9,11 +9,10 @@ pub mod classify;
 pub use account::Account;
 pub use classify::{Resolution, World};
 
-use std::collections::HashMap;
-
 use crate::diff::atoms::{AtomId, Kind};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::Diff;
+use crate::elf::hash::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// The answers for one unit.

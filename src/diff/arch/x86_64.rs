@@ -5,10 +5,9 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction};
 
-use std::collections::HashSet;
-
 use super::{Arch, HiddenBranch, Site, Use};
 use crate::elf::Section;
+use crate::elf::hash::HashSet;
 
 const R_X86_64_NONE: u32 = 0;
 const R_X86_64_64: u32 = 1;
