@@ -41,6 +41,8 @@ pub struct Request {
     pub keep_tmp: bool,
     /// Do not check the compiled originals against the kernel's image.
     pub no_verify: bool,
+    /// Stop when it is known what would be in the module, and make none.
+    pub no_link: bool,
     /// Key and certificate to sign with, in place of the kernel's own.
     pub sign: Option<(PathBuf, PathBuf)>,
 }

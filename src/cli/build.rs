@@ -54,6 +54,9 @@ pub(super) struct Opts {
     /// Do not check the compiled original against the image.
     #[arg(long, help_heading = "Kernel")]
     no_verify: bool,
+    /// Say what would be in the module, and make none: for tests that ask many times.
+    #[arg(long, hide = true)]
+    no_link: bool,
     /// A compiler launcher: ccache, sccache, icecc, distcc.
     #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
     launcher: Option<String>,
@@ -101,6 +104,7 @@ fn request(opts: &Opts) -> Result<Request> {
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
         no_verify: opts.no_verify,
+        no_link: opts.no_link,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     })
 }

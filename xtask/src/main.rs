@@ -15,6 +15,7 @@ mod kernel;
 mod kernels;
 mod layout;
 mod matrix;
+mod mutate;
 mod report;
 mod runtime;
 mod sources;
@@ -44,6 +45,7 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
+    ("mutate", mutate::run, "edit real kernel files at random: every change must be seen; --noop: and no other (slow)"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
     (
         "runtime",
