@@ -9,6 +9,7 @@ mod compare_upstream;
 mod corpus;
 mod demo;
 mod dirs;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -46,6 +47,7 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
     ("mutate", mutate::run, "edit real kernel files at random: every change must be seen; --noop: and no other (slow)"),
+    ("fuzz", fuzz::run, "coverage-guided inputs for the parsers: fuzz [TARGET]... [--seconds N]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
     (
         "runtime",

@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::random::Random;
 use super::tokens::{Item, Kind, Source};
 
-/// An edit: the text before, and a number that picks the place; the text after.
-type Make = fn(&Source, &mut Random) -> Option<Vec<u8>>;
+/// An edit: the text before, and numbers that pick the place; the text after.
+pub type Make = fn(&Source, &mut Random) -> Option<Vec<u8>>;
 
 /// All edits by name, in the order in which they are tried.
 pub const EDITS: &[(&str, Make)] = &[
