@@ -8,8 +8,8 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// What any input may take, however small: tables that do not depend on it.
-const ANYWAY: usize = 1 << 20;
+/// What any input may take, however small: tables that do not depend on it, as the disassembler's.
+const ANYWAY: usize = 2 << 20;
 
 /// Runs `work` on an input of `len` bytes, and panics when it takes too much memory at once.
 pub fn bounded<T>(len: usize, work: impl FnOnce() -> T) {

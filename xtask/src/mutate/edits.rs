@@ -188,10 +188,10 @@ mod tests {
             "#define X 1\nint t[4] = { 7, 0x10 };\nint f(int a)\n{\n/* 1 == 2 */ g(a);\nasm(\"x 1\");\nreturn a == 010UL;\n}\n",
         );
         let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
-        assert_eq!(kinds, ["table", "table", "call", "comparison", "constant"]);
+        assert_eq!(kinds, ["table", "table", "call", "call", "comparison", "constant"]);
         assert!(found[0].1.contains("{ 8, 0x10 }") && found[1].1.contains("{ 7, 0x11 }"));
-        assert!(found[2].1.contains("g(a); dump_stack();") && found[3].1.contains("a != 010UL"));
-        assert!(found[4].1.contains("a == 011UL"));
+        assert!(found[2].1.contains("g(a); dump_stack();") && found[4].1.contains("a != 010UL"));
+        assert!(found[5].1.contains("a == 011UL"));
     }
 
     /// A format's letters stay: the compiler would not take another conversion.

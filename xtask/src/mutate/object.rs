@@ -204,7 +204,7 @@ impl Object {
         }
         for (at, section) in self.sections.iter().enumerate() {
             // Texts and constants are compared where they are used; tables for the linker and the debugger do not matter.
-            let follow = section.name.starts_with(".rodata.str") || section.name.starts_with(".rodata.cst");
+            let follow = section.flags & 0x10 != 0;
             if section.flags & 2 == 0 || named.contains(&at) || follow || !matches!(section.kind, 1 | 8) {
                 continue;
             }
@@ -239,7 +239,16 @@ mod tests {
         let (source, object) = (dir.path().join("a.c"), dir.path().join("a.o"));
         std::fs::write(&source, text).expect("written");
         let status = std::process::Command::new("gcc")
-            .args(["-O2", "-mcmodel=kernel", "-fno-pie", "-ffunction-sections", "-fdata-sections", "-c", "-o"])
+            .args([
+                "-O2",
+                "-mcmodel=kernel",
+                "-fno-pie",
+                "-fno-asynchronous-unwind-tables",
+                "-ffunction-sections",
+                "-fdata-sections",
+                "-c",
+                "-o",
+            ])
             .args([&object, &source])
             .status();
         assert!(status.expect("gcc runs").success());
