@@ -45,6 +45,8 @@ pub struct Request {
     pub explain: bool,
     /// Types whose layout may change: `struct foo`, or only `foo`.
     pub allow_layout_change: Vec<String>,
+    /// Stop when it is known what would be in the module, and make none.
+    pub no_link: bool,
     /// Key and certificate to sign with, in place of the kernel's own.
     pub sign: Option<(PathBuf, PathBuf)>,
 }

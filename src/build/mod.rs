@@ -102,6 +102,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
         ));
         return Ok(refused(report));
     }
+    if request.no_link {
+        return Ok(report);
+    }
 
     progress.step("linking the module");
     let objtool = module::unit_objtool(&kernel, &units);

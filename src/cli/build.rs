@@ -57,6 +57,9 @@ pub(super) struct Opts {
     /// Let the layout of this type change (`struct foo`); may be given several times.
     #[arg(long, value_name = "TYPE")]
     allow_layout_change: Vec<String>,
+    /// Say what would be in the module, and make none: for tests that ask many times.
+    #[arg(long, hide = true)]
+    no_link: bool,
     /// A compiler launcher: ccache, sccache, icecc, distcc.
     #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
     launcher: Option<String>,
@@ -106,6 +109,7 @@ fn request(opts: &Opts) -> Result<Request> {
         no_verify: opts.no_verify,
         explain: opts.show_first_changed,
         allow_layout_change: opts.allow_layout_change.clone(),
+        no_link: opts.no_link,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     })
 }

@@ -264,9 +264,9 @@ impl<'o> Side<'o> {
         }
         let pieces = if let Some(Rule::CodeTable(_) | Rule::RuntimeConst) = special::rule(&section.name) {
             match entries::size(self.object, id) {
-                Some(size) => {
-                    (0..section.sh_size / size).map(|i| (i * size, (i + 1) * size, Kind::Entry, Vec::new())).collect()
-                }
+                Some(size) => (0..section.data.len() as u64 / size)
+                    .map(|i| (i * size, (i + 1) * size, Kind::Entry, Vec::new()))
+                    .collect(),
                 None => {
                     self.problems.push(
                         Refusal::new(
@@ -283,7 +283,9 @@ impl<'o> Side<'o> {
             cut_texts(&section.data, section.sh_entsize.max(1))
         } else if section.sh_flags & shf::MERGE != 0 && section.sh_entsize > 0 {
             let size = section.sh_entsize;
-            (0..section.sh_size / size).map(|i| (i * size, (i + 1) * size, Kind::Constant, Vec::new())).collect()
+            (0..section.data.len() as u64 / size)
+                .map(|i| (i * size, (i + 1) * size, Kind::Constant, Vec::new()))
+                .collect()
         } else {
             self.cut_by_symbols(id, symbols, prefixes.get(&id).map_or(&[], Vec::as_slice))
         };

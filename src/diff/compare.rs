@@ -149,13 +149,17 @@ impl<'a, 'o> Compare<'a, 'o> {
             (Target::Atom(a, x), Target::Symbol(b, y)) => {
                 let name = self.new_symbol(b);
                 let base = self.patched.object.symbol(b).st_value as i64;
-                let same = self.original.is_global(a) && has_name(self.original, a, name) && x - ra.adjust == y + base;
+                let same = self.original.is_global(a)
+                    && has_name(self.original, a, name)
+                    && x - ra.adjust == y.wrapping_add(base);
                 (!same).then(|| format!("refers to `{name}` instead of `{}`", self.original.name(a)))
             }
             (Target::Symbol(a, x), Target::Atom(b, y)) => {
                 let name = self.old_symbol(a);
                 let base = self.original.object.symbol(a).st_value as i64;
-                let same = self.patched.is_global(b) && has_name(self.patched, b, name) && y - rb.adjust == x + base;
+                let same = self.patched.is_global(b)
+                    && has_name(self.patched, b, name)
+                    && y - rb.adjust == x.wrapping_add(base);
                 (!same).then(|| format!("refers to `{}` instead of `{name}`", self.patched.name(b)))
             }
             _ => Some("a reference changed".to_owned()),

@@ -178,13 +178,16 @@ fn data_changed(
         .at(section, difference.original);
     }
     let value = |side: &Side<'_>, id: AtomId, at: u64| -> String {
+        let from = (at / 8) * 8;
+        let len = size(side, id).saturating_sub(from).min(8) as usize;
         // What has no bytes in the file (.bss) is zero.
-        let zeros = vec![0; size(side, id) as usize];
-        let bytes = if side.bytes(id).is_empty() { &zeros } else { side.bytes(id) };
-        let from = (at as usize / 8) * 8;
-        match bytes.get(from..(from + 8).min(bytes.len())) {
-            Some(word) if !word.is_empty() => word.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "),
-            _ => "nothing".to_owned(),
+        let word = match side.bytes(id) {
+            [] => &[0; 8][..len],
+            bytes => bytes.get(from as usize..from as usize + len).unwrap_or(&[]),
+        };
+        match word.len() {
+            0 => "nothing".to_owned(),
+            _ => word.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "),
         }
     };
     let detail = if difference.what.starts_with("instructions or bytes") {

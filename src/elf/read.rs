@@ -3,6 +3,8 @@
 //! The high-level reader of the ELF crate chains all relocation sections of one target, which would
 //! mix livepatch relocations with ordinary ones; this reads the section headers themselves.
 
+use std::cell::Cell;
+
 use anyhow::{Context, Result, bail};
 use object::elf;
 use object::read::elf::{FileHeader, Rela, SectionHeader, Sym};
@@ -14,6 +16,12 @@ use super::{SectionId, SymbolId};
 use crate::elf::hash::HashMap;
 
 type Header = elf::FileHeader64<Endianness>;
+
+/// More than any kernel has: what is below can be added up a few times without an overflow.
+const LARGEST: u64 = 1 << 56;
+
+/// The kernel aligns nothing in an object to more than its largest page in a linear mapping's tables, 2 MiB; some room.
+const LARGEST_ALIGNMENT: u64 = 1 << 24;
 
 /// Reads a relocatable 64-bit ELF object or a kernel module.
 ///
@@ -33,16 +41,30 @@ pub fn read(bytes: &[u8]) -> Result<Object> {
     if e_type != elf::ET_REL {
         bail!("not a relocatable object or kernel module (e_type {})", e_type.0);
     }
-    Reader { bytes, endian, header }.object()
+    Reader { bytes, endian, header, left: Cell::new((bytes.len(), bytes.len().saturating_mul(4))) }.object()
 }
 
 struct Reader<'data> {
     bytes: &'data [u8],
     endian: Endianness,
     header: &'data Header,
+    /// Bytes that may still be taken for contents, and for names. A damaged file can say that many sections, or names,
+    /// are the same bytes, and would become as many copies; linkers let names share their ends, contents nothing.
+    left: Cell<(usize, usize)>,
 }
 
 impl Reader<'_> {
+    /// Counts contents and names against the file's size.
+    fn take(&self, contents: usize, names: usize) -> Result<()> {
+        let (contents_left, names_left) = self.left.get();
+        match (contents_left.checked_sub(contents), names_left.checked_sub(names)) {
+            (Some(contents), Some(names)) => self.left.set((contents, names)),
+            (None, _) => bail!("its sections overlap"),
+            (_, None) => bail!("its names overlap"),
+        }
+        Ok(())
+    }
+
     fn object(&self) -> Result<Object> {
         let (endian, bytes) = (self.endian, self.bytes);
         let table = self.header.sections(endian, bytes).context("the section headers are damaged or cut short")?;
@@ -77,10 +99,20 @@ impl Reader<'_> {
                 continue;
             }
             let name = name()?;
+            self.take(0, name.len())?;
+            let (size, align) = (section.sh_size(endian), section.sh_addralign(endian));
+            if size > LARGEST || section.sh_entsize(endian) > LARGEST {
+                bail!("section `{name}` has a size that cannot be");
+            }
+            if align > LARGEST_ALIGNMENT || (align != 0 && !align.is_power_of_two()) {
+                bail!("section `{name}` has an alignment that cannot be, {align:#x}");
+            }
             let data = if sh_type == elf::SHT_NOBITS {
                 Vec::new()
             } else {
-                section.data(endian, bytes).with_context(|| format!("section `{name}` is cut short"))?.to_vec()
+                let data = section.data(endian, bytes).with_context(|| format!("section `{name}` is cut short"))?;
+                self.take(data.len(), 0)?;
+                data.to_vec()
             };
             ids.insert(index.0, SectionId(object.sections.len() as u32));
             object.sections.push(Section {
@@ -120,6 +152,7 @@ impl Reader<'_> {
         let mut file = None;
         for (index, symbol) in symtab.enumerate().skip(1) {
             let name = symtab.symbol_name(endian, symbol).context("a symbol name is damaged")?;
+            self.take(0, name.len())?;
             let mut name = String::from_utf8(name.to_vec()).context("a symbol name is not text")?;
             let place = match symbol.st_shndx(endian) {
                 elf::SHN_UNDEF => Place::Undefined,
@@ -133,6 +166,15 @@ impl Reader<'_> {
                 && let Place::Section(id) = place
             {
                 name = object.section(id).name.clone();
+                self.take(0, name.len())?;
+            }
+            let most = match place {
+                Place::Section(id) => object.section(id).sh_size,
+                Place::Common => LARGEST,
+                _ => u64::MAX,
+            };
+            if symbol.st_value(endian) > most || (most < u64::MAX && symbol.st_size(endian) > LARGEST) {
+                bail!("symbol `{name}` lies outside of its section");
             }
             let id = SymbolId(object.symbols.len() as u32);
             if st_type == stt::FILE {
@@ -193,6 +235,7 @@ impl Reader<'_> {
             }
             bail!("section `{name}` relocates section {}, which does not exist", section.sh_info(endian));
         };
+        self.take(size_of_val(relas), 0)?;
         let count = object.symbols.len();
         let mut relocs = Vec::with_capacity(relas.len());
         for rela in relas {
@@ -212,6 +255,9 @@ impl Reader<'_> {
         if let Some(bad) = relocs.iter().find(|r| r.r_offset >= size && r.r_type != 0) {
             bail!("section `{name}` relocates offset {:#x} of a section of {size:#x} bytes", bad.r_offset);
         }
+        if let Some(bad) = relocs.iter().find(|r| r.r_addend.unsigned_abs() > LARGEST) {
+            bail!("section `{name}` has an addend that cannot be, {:#x}", bad.r_addend);
+        }
         let target = &mut object.sections[target.index()];
         if section.sh_flags(endian).0 & SHF_RELA_LIVEPATCH != 0 {
             let Some((owner, _)) = klp::parse_rela_section(name) else {
@@ -224,5 +270,87 @@ impl Reader<'_> {
             target.relocs.append(&mut relocs);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `.a` with some bytes, `.b` with a reference to a symbol in it, `.c` without bytes.
+    fn sample() -> Object {
+        let section = |name: &str, sh_type, data: Vec<u8>, size| Section {
+            name: name.to_owned(),
+            sh_type,
+            sh_flags: 2,
+            sh_size: size,
+            sh_addralign: 1,
+            data,
+            ..Section::default()
+        };
+        let mut b = section(".b", 1, vec![0; 16], 16);
+        b.relocs.push(Reloc { r_offset: 0, r_type: 1, symbol: Some(SymbolId(0)), r_addend: 4 });
+        let symbol = Symbol {
+            name: "f".to_owned(),
+            st_value: 0,
+            st_size: 8,
+            st_type: stt::OBJECT,
+            st_bind: 1,
+            st_other: 0,
+            place: Place::Section(SectionId(0)),
+            file: None,
+        };
+        Object {
+            e_machine: 62,
+            is_64: true,
+            little_endian: true,
+            sections: vec![section(".a", 1, vec![1; 4096], 4096), b, section(".c", 8, Vec::new(), 32)],
+            symbols: vec![symbol],
+            ..Object::default()
+        }
+    }
+
+    fn error(object: &Object, damage: impl Fn(&mut Vec<u8>)) -> String {
+        let mut bytes = super::super::write(object).expect("it can be written");
+        damage(&mut bytes);
+        read(&bytes).map_or_else(|error| format!("{error:#}"), |_| "no error".to_owned())
+    }
+
+    /// Protects the sums that later stages make of sizes, values and addends: what is absurd ends here.
+    #[test]
+    fn absurd_numbers() {
+        assert_eq!(error(&sample(), |_| ()), "no error");
+        let absurd: [(fn(&mut Object), &str); 4] = [
+            (|o| o.sections[2].sh_size = 1 << 60, "cannot be"),
+            (|o| o.symbols[0].st_value = 4097, "outside of its section"),
+            (|o| o.symbols[0].st_size = u64::MAX - 1, "outside of its section"),
+            (|o| o.sections[1].relocs[0].r_addend = i64::MIN, "cannot be"),
+        ];
+        for (case, (change, expected)) in absurd.iter().enumerate() {
+            let mut object = sample();
+            change(&mut object);
+            assert!(error(&object, |_| ()).contains(expected), "{case}");
+        }
+        for align in [3, 1 << 25] {
+            assert!(error(&sample(), |bytes| put(bytes, 2, 0x30, align)).contains("cannot be"), "{align}");
+        }
+    }
+
+    /// Writes a 64-bit field of a section header.
+    fn put(bytes: &mut [u8], section: usize, field: usize, value: u64) {
+        let table = u64::from_le_bytes(bytes[0x28..0x30].try_into().expect("8 bytes")) as usize;
+        bytes[table + 64 * section + field..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Protects memory: many sections with the same bytes would become as many copies.
+    #[test]
+    fn overlaps() {
+        let text = error(&sample(), |bytes| {
+            let table = u64::from_le_bytes(bytes[0x28..0x30].try_into().expect("8 bytes")) as usize;
+            let a = u64::from_le_bytes(bytes[table + 64 + 0x18..][..8].try_into().expect("8 bytes"));
+            put(bytes, 2, 0x18, a);
+            put(bytes, 2, 0x20, 4096);
+        });
+        assert_eq!(text, "its sections overlap");
     }
 }

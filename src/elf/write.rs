@@ -74,7 +74,8 @@ pub fn write(object: &Object) -> Result<Vec<u8>> {
     w.reserve_file_header();
     let mut offsets = Vec::with_capacity(object.sections.len());
     for section in &object.sections {
-        let align = section.sh_addralign.max(1);
+        // In the file, an alignment is for those who map it; a large one would only make a large file.
+        let align = section.sh_addralign.clamp(1, 64);
         offsets.push(if section.sh_type == sht::NOBITS {
             w.reserved_len()
         } else {

@@ -98,9 +98,13 @@ impl Tables {
     fn symbols(&self, bytes: &[u8], address: u64) -> Result<Vec<KernelSymbol>> {
         let mut names: Vec<(u8, String)> = Vec::with_capacity(self.count);
         let mut at = self.names;
+        // Packed names are about half as long as plain ones; tables that only look like it could unpack to gigabytes.
+        let mut left = bytes.len().saturating_mul(4);
         for _ in 0..self.count {
             let (length, head) = name_length(&bytes[at..]).context("truncated names")?;
             let packed = bytes.get(at + head..at + head + length).context("truncated names")?;
+            let tokens = packed.iter().map(|b| self.tokens[usize::from(*b)].len());
+            left = left.checked_sub(tokens.sum()).context("names longer than the image")?;
             let text: Vec<u8> = packed.iter().flat_map(|b| self.tokens[usize::from(*b)].iter().copied()).collect();
             let (letter, name) = text.split_first().context("an empty name")?;
             names.push((*letter, String::from_utf8(name.to_vec()).context("a name that is no text")?));
@@ -124,7 +128,7 @@ impl Tables {
             let places: Vec<u64> = offsets
                 .iter()
                 .zip(0..)
-                .map(|(offset, i)| (segment + start as u64 + 4 * i).wrapping_add_signed(i64::from(*offset)))
+                .map(|(offset, i)| segment.wrapping_add(start as u64 + 4 * i).wrapping_add_signed(i64::from(*offset)))
                 .collect();
             answers.push(places);
             for base in [align_up(start + size, 8), align_up(start + size, 4)] {

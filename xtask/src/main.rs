@@ -10,12 +10,14 @@ mod compare_upstream;
 mod corpus;
 mod demo;
 mod dirs;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernel;
 mod kernels;
 mod layout;
 mod matrix;
+mod mutate;
 mod report;
 mod runtime;
 mod sources;
@@ -45,6 +47,8 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("tidy", tidy::run, "formatting, lints, layout rules, licence lines"),
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
+    ("mutate", mutate::run, "edit real kernel files at random: every change must be seen; --noop: and no other (slow)"),
+    ("fuzz", fuzz::run, "coverage-guided inputs for the parsers: fuzz [TARGET]... [--seconds N]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
     ("bench", bench::run, "ours beside upstream's klp-build: time and memory, written to BENCHMARKS.md (slow)"),
     (

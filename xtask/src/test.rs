@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, matrix, runtime, tidy, verify, vm};
+use crate::{Args, apt, dirs, kernel, matrix, mutate, runtime, tidy, verify, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -55,6 +55,15 @@ pub fn run(args: Args<'_>) -> Result<()> {
                 Ok(part) => score.add(&part),
                 Err(error) => {
                     eprintln!("error: verify: {error:#}");
+                    score.failed += 1;
+                }
+            }
+        }
+        if long && only.is_empty() {
+            match mutate::test() {
+                Ok(part) => score.add(&part),
+                Err(error) => {
+                    eprintln!("error: mutate: {error:#}");
                     score.failed += 1;
                 }
             }

@@ -72,11 +72,11 @@ impl Arch for X86_64 {
             if (start..end).contains(&target) || target >= section.sh_size {
                 return;
             }
-            let r_offset = insn.next_ip() - 4;
             // A short jump cannot leave its function in a way that a relocation could express.
-            if is_short(insn) || fields.contains(&r_offset) {
+            if is_short(insn) {
                 return;
             }
+            let Some(r_offset) = insn.next_ip().checked_sub(4).filter(|at| !fields.contains(at)) else { return };
             found.push(HiddenBranch { r_offset, r_type: R_X86_64_PLT32, target, bias: -4 });
         });
         found
@@ -213,5 +213,14 @@ mod tests {
         assert_eq!(text(&code), ["and 7,%r10d"]);
         // shr $12,%eax has no form that reads memory.
         assert_eq!(X86_64.read_variable_instead(&mut [0xc1, 0xe8, 0x0c], 2, "shift"), None);
+    }
+
+    /// A short jump at the very start of a section, which leads out of its function, has no room for a reference
+    /// before its end: found by fuzzing, as an overflow.
+    #[test]
+    fn short_jump_at_the_start() {
+        let data = vec![0xeb, 0x01, 0x90, 0xc3];
+        let section = Section { sh_size: 4, data, ..Section::default() };
+        assert!(X86_64.hidden_branches(&section, &[(0, 2), (2, 4)]).is_empty());
     }
 }

@@ -1,0 +1,8 @@
+//! The text of a Module.symvers -> exports.
+#![no_main]
+
+use klp_build::kernel::symvers::Symvers;
+use klp_build_fuzz::bounded;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| bounded(text.len(), || Symvers::parse(text)));
