@@ -30,11 +30,22 @@ struct kobject *klp_root_kobj;
 
 /*
  * The ftrace handler. The recursion check, current and the register write are inlines that would each be a call from
- * Rust; the decision is one call.
+ * Rust. While no transition concerns the function there is nothing to decide: klp_stack.settled is the answer
+ * (engine/handler.rs has the rules). Otherwise the decision is one call, out of line so that the short way saves no
+ * registers for it.
  */
+static noinline notrace void klp_redirect(struct klp_stack *stack, struct ftrace_regs *fregs)
+{
+	void *target = klp_rust_redirect(stack, current);
+
+	if (target)
+		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)target);
+}
+
 static void notrace klp_handler(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *fops,
 				struct ftrace_regs *fregs)
 {
+	struct klp_stack *stack = container_of(fops, struct klp_stack, fops);
 	void *target;
 	int bit;
 
@@ -42,9 +53,12 @@ static void notrace klp_handler(unsigned long ip, unsigned long parent_ip, struc
 	bit = ftrace_test_recursion_trylock(ip, parent_ip);
 	if (WARN_ON_ONCE(bit < 0))
 		return;
-	target = klp_rust_redirect(container_of(fops, struct klp_stack, fops), current);
-	if (target)
+	/* Pairs with the release store in hot.rs: what the replacement uses is there. */
+	target = smp_load_acquire(&stack->settled);
+	if (likely(target))
 		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)target);
+	else
+		klp_redirect(stack, fregs);
 	ftrace_test_recursion_unlock(bit);
 }
 

@@ -27,12 +27,14 @@ enum {
 /**
  * struct klp_stack - the replacements of one function
  * @next:	next in the hash bucket
+ * @settled:	what all tasks run in its place; NULL while they may differ: ask klp_rust_redirect()
  * @old_func:	the function
  * @funcs:	klp_func.stack_node of its replacements, newest first
  * @fops:	what redirects calls
  */
 struct klp_stack {
 	struct klp_stack *next;
+	void *settled;
 	void *old_func;
 	struct list_head funcs;
 	struct ftrace_ops fops;

@@ -438,7 +438,7 @@ impl Platform for Kernel {
         Stack::new(unsafe { *stack_link(old_func(func)) })
     }
 
-    fn open_stack(&self, func: Func) -> Result<(), Errno> {
+    fn open_stack(&self, func: Func) -> Result<Stack, Errno> {
         let address = old_func(func);
         // SAFETY: any address may be asked for.
         let location = unsafe { bindings::ftrace_location(address as usize) };
@@ -448,10 +448,10 @@ impl Platform for Kernel {
         }
         // SAFETY: the new stack is ours until it is registered, and again when that fails; handlers find `func` on it.
         unsafe {
-            let stack = bindings::klp_glue_new_stack();
-            if stack.is_null() {
+            let Some(handle) = Stack::new(bindings::klp_glue_new_stack()) else {
                 return Err(Errno::NOMEM);
-            }
+            };
+            let stack = handle.ptr();
             (*stack).old_func = address;
             bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack).funcs);
             if let Err(error) = register(stack, location, func) {
@@ -460,8 +460,8 @@ impl Platform for Kernel {
                 return Err(error);
             }
             *stack_link(address) = stack;
+            Ok(handle)
         }
-        Ok(())
     }
 
     fn close_stack(&self, stack: Stack, func: Func) {
@@ -490,6 +490,10 @@ impl Platform for Kernel {
     fn remove(&self, _stack: Stack, func: Func) {
         // SAFETY: handles; lock; the function is on this stack.
         unsafe { bindings::klp_glue_list_del_rcu(node_func(func)) }
+    }
+
+    fn set_settled(&self, stack: Stack, func: Option<Func>) {
+        hot::set_settled(stack, func);
     }
 
     fn new_nop(&self, object: Object, like: Func) -> Result<(), Errno> {

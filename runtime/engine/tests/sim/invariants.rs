@@ -45,6 +45,8 @@ fn stacks_hold_what_is_applied(world: &World) {
         }
         let applied = world.funcs.iter().flatten().filter(|f| f.applied && f.name == name).count();
         assert_eq!(applied, stack.len(), "applied but not on a stack");
+        let agreed = stack.first().copied().filter(|&f| !world.func(f).transition && !world.func(f).nop);
+        assert_eq!(world.settled[name], agreed, "the settled word is not what all tasks run");
     }
 }
 

@@ -241,6 +241,10 @@ impl Redirect for Sim {
     type Stack = Stack;
     type Func = Func;
 
+    fn settled(&self, stack: Stack) -> Option<Func> {
+        self.tick();
+        self.w().settled[stack.0]
+    }
     fn top(&self, stack: Stack) -> Option<Func> {
         self.tick();
         self.w().stacks[stack.0].as_ref()?.first().copied()
@@ -305,6 +309,9 @@ pub struct View<'a>(pub &'a Sim);
 impl Redirect for View<'_> {
     type Stack = Stack;
     type Func = Func;
+    fn settled(&self, stack: Stack) -> Option<Func> {
+        self.0.settled(stack)
+    }
     fn top(&self, stack: Stack) -> Option<Func> {
         self.0.top(stack)
     }
@@ -542,13 +549,15 @@ impl Platform for View<'_> {
         let name = world.func(f).name;
         world.stacks[name].as_ref().map(|_| Stack(name))
     }
-    fn open_stack(&self, f: Func) -> Result<(), Errno> {
+    fn open_stack(&self, f: Func) -> Result<Stack, Errno> {
         let mut world = self.m();
         let name = world.func(f).name;
         assert!(world.stacks[name].replace(vec![f]).is_none(), "two stacks for one function");
-        Ok(())
+        Ok(Stack(name))
     }
     fn close_stack(&self, stack: Stack, f: Func) {
+        // The word is part of the stack.
+        self.m().settled[stack.0] = None;
         assert_eq!(self.m().stacks[stack.0].take(), Some(vec![f]), "a stack is closed that holds something else");
     }
     fn push(&self, stack: Stack, f: Func) {
@@ -559,6 +568,9 @@ impl Platform for View<'_> {
         world.stacks[stack.0].as_mut().expect("a stack that is open").retain(|&other| other != f);
         assert_ne!(world.stacks[stack.0], Some(vec![]), "an empty stack is left open");
         world.hazard.push(f);
+    }
+    fn set_settled(&self, stack: Stack, func: Option<Func>) {
+        self.m().settled[stack.0] = func;
     }
     fn new_nop(&self, o: Object, like: Func) -> Result<(), Errno> {
         let name = self.w().func(like).name;

@@ -105,6 +105,8 @@ pub struct World {
     pub tasks: Vec<TaskData>,
     /// Per name, newest first; `None`: calls are not redirected.
     pub stacks: Vec<Option<Vec<Func>>>,
+    /// What handlers take without asking, by name.
+    pub settled: Vec<Option<Func>>,
     /// The module a name is in.
     pub home: Vec<Option<Module>>,
     pub list: Vec<Patch>,
@@ -168,6 +170,7 @@ impl World {
             modules: vec![ModuleData { running: false, alive: false }; modules],
             tasks: (0..idle).map(|_| task(true)).chain((0..tasks).map(|_| task(false))).collect(),
             stacks: vec![None; home.len()],
+            settled: vec![None; home.len()],
             home: home.iter().map(|m| m.map(Module)).collect(),
             list: vec![],
             goal: None,
