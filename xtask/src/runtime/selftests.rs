@@ -112,6 +112,7 @@ fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
 /// A guest with tools, modules and scripts, and what it runs.
 fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)> {
     let mut guest = Guest::new(&built.image)?;
+    guest.counted();
     let minutes: u64 = std::env::var("MINUTES").ok().and_then(|m| m.parse().ok()).unwrap_or(3);
     guest.timeout(Duration::from_secs(60 * minutes + 240 * scripts.len() as u64));
     let read = |path: &Path| fs::read(path).with_context(|| format!("failed to read `{}`", path.display()));
