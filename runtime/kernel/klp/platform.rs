@@ -419,6 +419,14 @@ impl Platform for Kernel {
         Span { start, end: start.wrapping_add(size) }
     }
 
+    fn entry_span(&self, func: Func) -> Span {
+        let start = old_func(func) as usize;
+        // SAFETY: any address may be asked for.
+        let call = unsafe { bindings::ftrace_location(start) };
+        // The return address is the one after the call, and part of it.
+        Span { start, end: call.wrapping_add(bindings::KLP_GLUE_CALL_SIZE as usize).wrapping_add(1) }
+    }
+
     fn applied(&self, func: Func) -> bool {
         // SAFETY: handles; lock.
         unsafe { (*func.ptr()).patched }

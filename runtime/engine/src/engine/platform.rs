@@ -293,6 +293,8 @@ pub trait Platform: Tasks + Redirect {
     fn old_span(&self, func: Self::Func) -> Span;
     /// Where the replacement is.
     fn new_span(&self, func: Self::Func) -> Span;
+    /// The first bytes of the original, up to the return address of its handler.
+    fn entry_span(&self, func: Self::Func) -> Span;
     /// Whether it is on its stack.
     fn applied(&self, func: Self::Func) -> bool;
     /// Says so.

@@ -10,8 +10,9 @@
 
 mod invariants;
 mod platform;
+mod steps;
 mod world;
 
 pub use invariants::check;
-pub use platform::{Random, Sim};
+pub use steps::{Random, Sim};
 pub use world::*;

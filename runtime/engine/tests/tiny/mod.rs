@@ -231,6 +231,7 @@ impl Platform for &Tiny {
     fn forget(&self, _: u8) {}
     fn old_span(&self, _: u8) -> Span { Span { start: 0, end: 1 } }
     fn new_span(&self, f: u8) -> Span { Span { start: 1 + usize::from(f), end: 2 + usize::from(f) } }
+    fn entry_span(&self, _: u8) -> Span { Span { start: 0, end: 1 } }
     fn applied(&self, f: u8) -> bool { is(&self.applied, f) }
     fn set_applied(&self, f: u8, on: bool) { set(&self.applied, f, on) }
     fn set_transition(&self, f: u8, on: bool) { self.transition[usize::from(f)].store(on, Ordering::Relaxed) }
@@ -290,7 +291,7 @@ impl Platform for &Tiny {
     fn reserve_ranges(&self, _: usize) -> Result<(), Errno> { Ok(()) }
     fn publish_ranges(&self, fill: Fill<'_, u8>) {
         let nobody = Unsafe { span: Span { start: 0, end: 0 }, reach: 0, func: 0 };
-        assert_eq!(fill(&mut [nobody; 2]), RangeTable::Entries(1));
+        assert_eq!(fill(&mut [nobody; 2]), RangeTable::Entries(2));
     }
     fn read_ranges<R>(&self, f: impl FnOnce(Option<&[Unsafe<u8>]>) -> R) -> R { f(None) }
     fn log(&self, _: Event<Self>) {}
