@@ -28,6 +28,8 @@ pub enum Config {
     Sets,
     /// As in mainline, in a kernel that checks locks, RCU, memory and lists.
     Debug,
+    /// With replace sets, in such a kernel.
+    DebugSets,
     /// As in mainline, with mainline's C core: what the Rust core is measured against.
     C,
 }
@@ -39,6 +41,7 @@ impl Config {
             Config::Stock => "stock",
             Config::Sets => "sets",
             Config::Debug => "debug",
+            Config::DebugSets => "debug-sets",
             Config::C => "c",
         }
     }
@@ -51,6 +54,7 @@ impl Config {
             Config::Stock => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
             Config::Sets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
             Config::Debug => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n" + &read("runtime-7-debug.config")?,
+            Config::DebugSets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n" + &read("runtime-7-debug.config")?,
             Config::C => base.replace("CONFIG_LIVEPATCH_RUST=y", "# CONFIG_LIVEPATCH_RUST is not set"),
         })
     }
@@ -58,9 +62,19 @@ impl Config {
     /// Debugging changes every object, so it has a directory of its own; the others differ in little.
     fn objdir(self) -> &'static str {
         match self {
-            Config::Debug => "build-debug",
+            Config::Debug | Config::DebugSets => "build-debug",
             _ => "build",
         }
+    }
+
+    /// Whether struct klp_patch says which set it replaces.
+    pub fn has_sets(self) -> bool {
+        matches!(self, Config::Sets | Config::DebugSets)
+    }
+
+    /// Whether the kernel watches itself.
+    pub fn is_debug(self) -> bool {
+        matches!(self, Config::Debug | Config::DebugSets)
     }
 }
 
@@ -266,7 +280,7 @@ impl Make {
         let mut names = Vec::new();
         let mut sources: Vec<PathBuf> = Vec::new();
         let mut places = vec![theirs];
-        if config == Config::Sets {
+        if config.has_sets() {
             places.push(dirs::root().join("runtime/tests/modules"));
         }
         for place in places {
@@ -279,7 +293,7 @@ impl Make {
             let file = path.file_name().context("a source file has no name")?.to_string_lossy().into_owned();
             let name = path.file_stem().context("a source file has no name")?.to_string_lossy().into_owned();
             let text = dirs::read(&path)?;
-            let text = if config == Config::Sets { to_sets(&text) } else { text };
+            let text = if config.has_sets() { to_sets(&text) } else { text };
             dirs::write(&work.join(&file), text)?;
             if file.ends_with(".c") {
                 names.push(name);
