@@ -4,44 +4,14 @@
 //! In: what the engine asks for. Out: the kernel's primitives. No decision is made here. Hard because each method has its
 //! own context; `klp.rs` has the rules the SAFETY lines name.
 
-use super::engine::{Errno, Event, Hook, Idle, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
+use super::engine::{Errno, Event, Hook, Idle, Look, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
 use super::handles::{
     each_static_func, each_static_object, Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States,
     Task,
 };
-use super::{hot, messages, ranges, symbols, Kernel};
-use core::cell::UnsafeCell;
+use super::{hot, messages, ranges, stacks, states, symbols, tasks, Kernel};
 use kernel::bindings;
 use kernel::prelude::*;
-
-const BUCKETS: usize = 256;
-
-/// The stacks, by the address of the function they redirect.
-struct Stacks(UnsafeCell<[*mut bindings::klp_stack; BUCKETS]>);
-
-// SAFETY: lock.
-unsafe impl Sync for Stacks {}
-
-static STACKS: Stacks = Stacks(UnsafeCell::new([core::ptr::null_mut(); BUCKETS]));
-
-/// The link that points to the stack of the function at `address`, or the null one at the end of its bucket.
-fn stack_link(address: *mut c_void) -> *mut *mut bindings::klp_stack {
-    // Functions are 16-byte aligned; addresses close together should not share a bucket.
-    let index = (address as usize >> 4) % BUCKETS;
-    // SAFETY: lock; the index is within the array, and links are followed while they lead to live stacks.
-    unsafe {
-        let mut link = (*STACKS.0.get()).as_mut_ptr().add(index);
-        while !(*link).is_null() && (**link).old_func != address {
-            link = &raw mut (**link).next;
-        }
-        link
-    }
-}
-
-fn old_func(func: Func) -> *mut c_void {
-    // SAFETY: handles; lock.
-    unsafe { (*func.ptr()).old_func }
-}
 
 /// An error number of C, 0 or negative, as a result.
 pub(crate) fn check(ret: c_int) -> Result<(), Errno> {
@@ -57,11 +27,6 @@ pub(crate) fn set(patch: Patch) -> u32 {
         Scope::Set(set) => set,
         _ => 0,
     }
-}
-
-fn node_func(func: Func) -> *mut bindings::list_head {
-    // SAFETY: handles.
-    unsafe { &raw mut (*func.ptr()).stack_node }
 }
 
 /// Links an object that was just made known to C into its patch.
@@ -88,53 +53,6 @@ fn duplicate(string: *const c_char) -> Result<*const c_char, Errno> {
         return Err(Errno::NOMEM);
     }
     Ok(copy)
-}
-
-/// C calls back with the closure that `arg` points to.
-unsafe extern "C" fn call_task(task: *mut bindings::task_struct, arg: *mut c_void) {
-    // SAFETY: `arg` is what `each_task` passed; it waits for the walk.
-    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Task)>() };
-    if let Some(task) = Task::new(task) {
-        f(task);
-    }
-}
-
-/// The same for idle tasks.
-unsafe extern "C" fn call_idle(task: *mut bindings::task_struct, cpu: c_uint, online: bool, arg: *mut c_void) {
-    // SAFETY: `arg` is what `each_idle` passed; it waits for the walk.
-    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Idle<Task>)>() };
-    if let Some(task) = Task::new(task) {
-        f(Idle { task, cpu, online });
-    }
-}
-
-type Check<'a> = &'a mut dyn FnMut(&[usize]) -> Result<(), Stuck<Func>>;
-
-struct Inspection<'a> {
-    check: Check<'a>,
-    outcome: Result<(), Stuck<Func>>,
-}
-
-/// Looks at a stack while its task cannot run.
-unsafe extern "C" fn call_inspect(task: *mut bindings::task_struct, arg: *mut c_void) -> c_int {
-    // SAFETY: `arg` is what `inspect` passed; it waits for the call.
-    let inspection = unsafe { &mut *arg.cast::<Inspection<'_>>() };
-    inspection.outcome = look(task, inspection.check);
-    0
-}
-
-fn look(task: *mut bindings::task_struct, check: Check<'_>) -> Result<(), Stuck<Func>> {
-    // SAFETY: the task is alive for the call; preemption is off, so the buffer is ours.
-    let (buffer, depth) = unsafe {
-        if task != bindings::get_current() && bindings::task_curr(task) != 0 {
-            return Err(Stuck::Running);
-        }
-        let buffer = bindings::klp_glue_stack_buffer();
-        (buffer, bindings::stack_trace_save_tsk_reliable(task, buffer, bindings::KLP_GLUE_STACK_ENTRIES))
-    };
-    let depth = usize::try_from(depth).map_err(|_| Stuck::Unreliable)?;
-    // SAFETY: so many entries have been written.
-    check(unsafe { core::slice::from_raw_parts(buffer.cast(), depth) })
 }
 
 impl Platform for Kernel {
@@ -420,11 +338,7 @@ impl Platform for Kernel {
     }
 
     fn entry_span(&self, func: Func) -> Span {
-        let start = old_func(func) as usize;
-        // SAFETY: any address may be asked for.
-        let call = unsafe { bindings::ftrace_location(start) };
-        // The return address is the one after the call, and part of it.
-        Span { start, end: call.wrapping_add(bindings::KLP_GLUE_CALL_SIZE as usize).wrapping_add(1) }
+        stacks::entry_span(func)
     }
 
     fn applied(&self, func: Func) -> bool {
@@ -442,62 +356,23 @@ impl Platform for Kernel {
     }
 
     fn find_stack(&self, func: Func) -> Option<Stack> {
-        // SAFETY: the link is live; lock.
-        Stack::new(unsafe { *stack_link(old_func(func)) })
+        stacks::find(func)
     }
 
     fn open_stack(&self, func: Func) -> Result<Stack, Errno> {
-        let address = old_func(func);
-        // SAFETY: any address may be asked for.
-        let location = unsafe { bindings::ftrace_location(address as usize) };
-        if address.is_null() || location == 0 {
-            pr_err!("failed to find location for function '{}'\n", func.name());
-            return Err(Errno::INVAL);
-        }
-        // SAFETY: the new stack is ours until it is registered, and again when that fails; handlers find `func` on it.
-        unsafe {
-            let Some(handle) = Stack::new(bindings::klp_glue_new_stack()) else {
-                return Err(Errno::NOMEM);
-            };
-            let stack = handle.ptr();
-            (*stack).old_func = address;
-            bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack).funcs);
-            if let Err(error) = register(stack, location, func) {
-                bindings::klp_glue_list_del_rcu(node_func(func));
-                bindings::kfree(stack.cast());
-                return Err(error);
-            }
-            *stack_link(address) = stack;
-            Ok(handle)
-        }
+        stacks::open(func)
     }
 
     fn close_stack(&self, stack: Stack, func: Func) {
-        let stack = stack.ptr();
-        // SAFETY: handles; lock. Unregistering waits for handlers, so nobody reads the stack after that.
-        unsafe {
-            let address = (*stack).old_func;
-            let fops = &raw mut (*stack).fops;
-            let location = bindings::ftrace_location(address as usize);
-            if bindings::unregister_ftrace_function(fops) != 0
-                || bindings::ftrace_set_filter_ip(fops, location, 1, 0) != 0
-            {
-                bindings::klp_glue_warn(c"a handler could not be unregistered".as_char_ptr());
-            }
-            bindings::klp_glue_list_del_rcu(node_func(func));
-            *stack_link(address) = (*stack).next;
-            bindings::kfree(stack.cast());
-        }
+        stacks::close(stack, func);
     }
 
     fn push(&self, stack: Stack, func: Func) {
-        // SAFETY: handles; lock.
-        unsafe { bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack.ptr()).funcs) }
+        stacks::push(stack, func);
     }
 
     fn remove(&self, _stack: Stack, func: Func) {
-        // SAFETY: handles; lock; the function is on this stack.
-        unsafe { bindings::klp_glue_list_del_rcu(node_func(func)) }
+        stacks::remove(func);
     }
 
     fn set_settled(&self, stack: Stack, func: Option<Func>) {
@@ -543,102 +418,40 @@ impl Platform for Kernel {
         unsafe { (*state.ptr()).version }
     }
 
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn can_go(&self, _state: State) -> bool {
-        false
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn owned(&self, _state: State) -> bool {
-        false
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn set_owned(&self, _state: State, _on: bool) {}
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn call_state(&self, _patch: Patch, _state: State, _hook: Hook) -> Result<(), Errno> {
-        Ok(())
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn drop_shadows(&self, _state: State) {}
-
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
     fn can_go(&self, state: State) -> bool {
-        // SAFETY: handles.
-        let (shadow, callbacks) = unsafe { ((*state.ptr()).is_shadow, (*state.ptr()).callbacks) };
-        shadow || callbacks.pre_unpatch.is_some() || callbacks.post_unpatch.is_some()
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn owned(&self, state: State) -> bool {
-        // SAFETY: handles; lock.
-        unsafe { (*state.ptr()).owned }
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn set_owned(&self, state: State, on: bool) {
-        // SAFETY: handles; lock.
-        unsafe { (*state.ptr()).owned = on }
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn call_state(&self, patch: Patch, state: State, hook: Hook) -> Result<(), Errno> {
-        // SAFETY: handles; the callbacks are functions of the patch's module, or null.
-        unsafe {
-            let callbacks = &raw const (*state.ptr()).callbacks;
-            let void = match hook {
-                Hook::PrePatch => {
-                    return (*callbacks).pre_patch.map_or(Ok(()), |f| check(f(patch.ptr(), state.ptr())))
-                }
-                Hook::PostPatch => (*callbacks).post_patch,
-                Hook::PreUnpatch => (*callbacks).pre_unpatch,
-                Hook::PostUnpatch => (*callbacks).post_unpatch,
-            };
-            if let Some(f) = void {
-                f(patch.ptr(), state.ptr());
-            }
-        }
-        Ok(())
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn drop_shadows(&self, state: State) {
-        // SAFETY: handles; the destructor is a function of the patch's module, or null.
-        unsafe {
-            if (*state.ptr()).is_shadow {
-                super::shadow::klp_shadow_free_all((*state.ptr()).id, (*state.ptr()).callbacks.shadow_dtor);
-            }
-        }
+        states::can_go(state)
     }
 
-    fn each_task(&self, mut f: &mut dyn FnMut(Task)) {
-        // SAFETY: `call_task` gets what it expects, during this call only.
-        unsafe { bindings::klp_glue_each_task(Some(call_task), (&raw mut f).cast()) }
+    fn owned(&self, state: State) -> bool {
+        states::owned(state)
+    }
+
+    fn set_owned(&self, state: State, on: bool) {
+        states::set_owned(state, on);
+    }
+
+    fn call_state(&self, patch: Patch, state: State, hook: Hook) -> Result<(), Errno> {
+        states::call_state(patch, state, hook)
+    }
+
+    fn drop_shadows(&self, state: State) {
+        states::drop_shadows(state);
+    }
+
+    fn each_task(&self, f: &mut dyn FnMut(Task)) {
+        tasks::each(f);
     }
 
     fn visit_tasks(&self, f: &mut dyn FnMut(Task)) {
-        let mut number = 1;
-        // SAFETY: each task is held until it is put.
-        while let Some(task) = Task::new(unsafe { bindings::klp_glue_next_task(&mut number) }) {
-            f(task);
-            // SAFETY: held by the line above.
-            unsafe { bindings::klp_glue_put_task(task.ptr()) };
-        }
+        tasks::visit(f);
     }
 
-    fn each_idle(&self, mut f: &mut dyn FnMut(Idle<Task>)) {
-        // SAFETY: `call_idle` gets what it expects, during this call only.
-        unsafe { bindings::klp_glue_each_idle(Some(call_idle), (&raw mut f).cast()) }
+    fn each_idle(&self, f: &mut dyn FnMut(Idle<Task>)) {
+        tasks::each_idle(f);
     }
 
-    fn inspect(&self, task: Task, check: Check<'_>) -> Result<(), Stuck<Func>> {
-        let mut inspection = Inspection { check, outcome: Err(Stuck::Unknown(Errno::INVAL)) };
-        let arg: *mut c_void = (&raw mut inspection).cast();
-        // SAFETY: `call_inspect` gets what it expects, during this call only; the task is alive.
-        unsafe {
-            if task.ptr() == bindings::get_current() {
-                bindings::klp_glue_preempt_disable();
-                call_inspect(task.ptr(), arg);
-                bindings::klp_glue_preempt_enable();
-            } else {
-                bindings::task_call_func(task.ptr(), Some(call_inspect), arg);
-            }
-        }
-        inspection.outcome
+    fn inspect(&self, task: Task, look: Look<'_, Func>) -> Result<(), Stuck<Func>> {
+        tasks::inspect(task, look)
     }
 
     fn reliable_stacks(&self) -> bool {
@@ -647,14 +460,7 @@ impl Platform for Kernel {
     }
 
     fn nudge(&self, task: Task) {
-        // SAFETY: the task is alive for the call.
-        unsafe {
-            if bindings::klp_glue_task_is_kthread(task.ptr()) {
-                bindings::wake_up_state(task.ptr(), bindings::TASK_INTERRUPTIBLE);
-            } else {
-                bindings::klp_glue_set_notify_signal(task.ptr());
-            }
-        }
+        tasks::nudge(task);
     }
 
     fn nudge_idle(&self, cpu: u32) {
@@ -700,24 +506,5 @@ impl Platform for Kernel {
 
     fn log(&self, event: Event<Self>) {
         messages::log(event);
-    }
-}
-
-/// Starts redirecting the function at `location` to `stack`.
-///
-/// # Safety
-///
-/// The stack is complete and stays until it is unregistered.
-unsafe fn register(stack: *mut bindings::klp_stack, location: usize, func: Func) -> Result<(), Errno> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let fops = &raw mut (*stack).fops;
-        check(bindings::ftrace_set_filter_ip(fops, location, 0, 0)).inspect_err(|error| {
-            pr_err!("failed to set ftrace filter for function '{}' (-{})\n", func.name(), error.0)
-        })?;
-        check(bindings::register_ftrace_function(fops)).inspect_err(|error| {
-            pr_err!("failed to register ftrace handler for function '{}' (-{})\n", func.name(), error.0);
-            bindings::ftrace_set_filter_ip(fops, location, 1, 0);
-        })
     }
 }
