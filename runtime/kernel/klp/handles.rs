@@ -219,7 +219,8 @@ pub(crate) fn each_static_func(object: Object, mut f: impl FnMut(Func)) {
     // SAFETY: handles; a well-formed table ends with an entry that is all zero.
     unsafe {
         let mut func = (*object.ptr()).funcs;
-        while !func.is_null() && (!(*func).old_name.is_null() || !(*func).new_func.is_null() || (*func).old_sympos != 0)
+        while !func.is_null()
+            && (!(*func).old_name.is_null() || !(*func).new_func.is_null() || (*func).old_sympos != 0)
         {
             if let Some(func) = Func::new(func) {
                 f(func);

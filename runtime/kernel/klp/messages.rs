@@ -23,7 +23,9 @@ fn debug(site: bindings::klp_glue_site, patch: super::handles::Patch, side: Side
 }
 
 /// Splits a reason into what C prints of it: kind, function, error.
-pub(crate) fn reason(why: Stuck<super::handles::Func>) -> (bindings::klp_glue_stuck, *const c_char, c_int) {
+pub(crate) fn reason(
+    why: Stuck<super::handles::Func>,
+) -> (bindings::klp_glue_stuck, *const c_char, c_int) {
     match why {
         Stuck::Running => (bindings::klp_glue_stuck_KLP_STUCK_RUNNING, core::ptr::null(), 0),
         Stuck::Unreliable => (bindings::klp_glue_stuck_KLP_STUCK_UNRELIABLE, core::ptr::null(), 0),
@@ -41,9 +43,10 @@ fn stuck(task: Task, why: Stuck<super::handles::Func>) {
 
 pub(crate) fn log(event: Event<Kernel>) {
     match event {
-        Event::Incompatible(patch) => {
-            pr_err!("Livepatch patch ({}) is not compatible with the already installed livepatches.\n", patch.name())
-        }
+        Event::Incompatible(patch) => pr_err!(
+            "Livepatch patch ({}) is not compatible with the already installed livepatches.\n",
+            patch.name()
+        ),
         Event::FunctionConflict { new, old, object, func } => {
             // SAFETY: handles.
             let position = unsafe { (*func.ptr()).old_sympos }.max(1);
@@ -100,15 +103,21 @@ pub(crate) fn log(event: Event<Kernel>) {
         }
         Event::ApplyFailed(object) => pr_warn!("failed to patch object '{}'\n", object.name()),
         Event::EnableFailed(patch) => pr_warn!("failed to enable patch '{}'\n", patch.name()),
-        Event::ModuleInitFailed(patch, module, error) => {
-            pr_warn!("failed to initialize patch '{}' for module '{}' (-{})\n", patch.name(), module.name(), error.0)
-        }
+        Event::ModuleInitFailed(patch, module, error) => pr_warn!(
+            "failed to initialize patch '{}' for module '{}' (-{})\n",
+            patch.name(),
+            module.name(),
+            error.0
+        ),
         Event::ModuleApplying(patch, module) => {
             pr_notice!("applying patch '{}' to loading module '{}'\n", patch.name(), module.name())
         }
-        Event::ModuleApplyFailed(patch, module, error) => {
-            pr_warn!("failed to apply patch '{}' to module '{}' (-{})\n", patch.name(), module.name(), error.0)
-        }
+        Event::ModuleApplyFailed(patch, module, error) => pr_warn!(
+            "failed to apply patch '{}' to module '{}' (-{})\n",
+            patch.name(),
+            module.name(),
+            error.0
+        ),
         Event::ModuleRefused(patch, module) => pr_warn!(
             "patch '{}' failed for module '{}', refusing to load module '{}'\n",
             patch.name(),

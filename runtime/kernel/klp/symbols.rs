@@ -22,7 +22,8 @@ struct Head(UnsafeCell<bindings::list_head>);
 // SAFETY: lock.
 unsafe impl Sync for Head {}
 
-static PATCHES: Head = Head(UnsafeCell::new(bindings::list_head { next: PATCHES.0.get(), prev: PATCHES.0.get() }));
+static PATCHES: Head =
+    Head(UnsafeCell::new(bindings::list_head { next: PATCHES.0.get(), prev: PATCHES.0.get() }));
 
 /// The list of patches.
 pub(crate) fn patches() -> *mut bindings::list_head {
@@ -63,9 +64,11 @@ fn find(module: Option<&CStr>, name: &CStr, position: usize) -> Result<usize, Er
     by_name.search.found().map_err(|missing| {
         match missing {
             Missing::Name => pr_err!("symbol '{}' not found in symbol table\n", name),
-            Missing::Ambiguous => {
-                pr_err!("unresolvable ambiguity for symbol '{}' in object '{}'\n", name, module.unwrap_or(c"(null)"))
-            }
+            Missing::Ambiguous => pr_err!(
+                "unresolvable ambiguity for symbol '{}' in object '{}'\n",
+                name,
+                module.unwrap_or(c"(null)")
+            ),
             Missing::Position => pr_err!(
                 "symbol position {} for symbol '{}' in object '{}' not found\n",
                 position,
@@ -160,7 +163,12 @@ fn resolve_symbols(sections: &Sections, index: c_uint, target: &[u8]) -> Result<
         };
         // SAFETY: as above.
         if u32::from(unsafe { (*symbol).st_shndx }) != bindings::KLP_GLUE_SHN_LIVEPATCH {
-            pr_err!("symbol {} at rela sec {} idx {} is not marked as a livepatch symbol\n", name, sections.symbols, i);
+            pr_err!(
+                "symbol {} at rela sec {} idx {} is not marked as a livepatch symbol\n",
+                name,
+                sections.symbols,
+                i
+            );
             return Err(Errno::INVAL);
         }
         let parts = parse_symbol(name.to_bytes());

@@ -17,8 +17,20 @@ use crate::vm::{self, Guest};
 use crate::{apt, dirs};
 
 /// Debian packages of the tools below.
-const PACKAGES: &[&str] =
-    &["bash", "coreutils", "procps", "kmod", "util-linux", "grep", "sed", "mawk", "diffutils", "findutils", "libc-bin", "gcc"];
+const PACKAGES: &[&str] = &[
+    "bash",
+    "coreutils",
+    "procps",
+    "kmod",
+    "util-linux",
+    "grep",
+    "sed",
+    "mawk",
+    "diffutils",
+    "findutils",
+    "libc-bin",
+    "gcc",
+];
 
 /// What the scripts run, by the name they run it by.
 const TOOLS: &[&str] = &[
@@ -93,8 +105,7 @@ pub fn run_in(built: &Built, config: Config, names: &[String]) -> Result<()> {
     if !failed.is_empty() {
         bail!("livepatch scripts failed: {}\n{}", failed.join(", "), vm::tail(&run.output, 60));
     }
-    let leaks: Vec<&str> =
-        run.output.split_once("@@leaks").map_or(Vec::new(), |(_, leaks)| leaks.lines().collect());
+    let leaks: Vec<&str> = run.output.split_once("@@leaks").map_or(Vec::new(), |(_, leaks)| leaks.lines().collect());
     if leaks.iter().any(|line| line.starts_with("unreferenced object")) {
         bail!("memory leaked:\n{}", leaks.join("\n"));
     }
@@ -186,7 +197,8 @@ fn guest(built: &Built, config: Config, scripts: &[(String, PathBuf)]) -> Result
     // How long a stress run is, from our environment to the guest's.
     for name in ["THREADS", "CYCLES", "SEED"] {
         if let Ok(value) = std::env::var(name) {
-            script += &format!("export {name}={}\n", value.parse::<u32>().context("THREADS, CYCLES and SEED are numbers")?);
+            script +=
+                &format!("export {name}={}\n", value.parse::<u32>().context("THREADS, CYCLES and SEED are numbers")?);
         }
     }
     for (name, path) in scripts {

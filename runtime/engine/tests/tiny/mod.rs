@@ -296,4 +296,3 @@ impl Platform for &Tiny {
     fn read_ranges<R>(&self, f: impl FnOnce(Option<&[Unsafe<u8>]>) -> R) -> R { f(None) }
     fn log(&self, _: Event<Self>) {}
 }
-
