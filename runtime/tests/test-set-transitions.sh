@@ -52,7 +52,7 @@ start_test "reversed in the middle"
 load_lp $B1
 load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
-loop_until 'grep -q '^1$' $SYSFS_KLP_DIR/$BUSY/transition' || die "no transition"
+wait_transition $BUSY 1 "no transition"
 grep -q "busymod_work_func" "$SYSFS_DEBUG_DIR/livepatch/blockers" || die "the blocking task is not listed"
 shows meminfo $B1
 disable_lp $BUSY
@@ -122,8 +122,8 @@ load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
 log "% echo 1 > $SYSFS_KLP_DIR/$BUSY/force"
 echo 1 > "$SYSFS_KLP_DIR/$BUSY/force"
-loop_until 'grep -q '^0$' $SYSFS_KLP_DIR/$BUSY/transition' || die "force did not end the transition"
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$PINNED" ]]' || die "$PINNED was not replaced"
+wait_transition $BUSY 0 "force did not end the transition"
+wait_replaced $PINNED
 shows meminfo $B1
 shows loadavg $BUSY
 shows cmdline original
