@@ -18,7 +18,7 @@ slab() {
 	sed -n 's/^\([^ #][^ ]*\) *\([0-9][0-9]*\) .*/\1 \2/p' /proc/slabinfo
 }
 
-kobjects() { find /sys -type d 2>/dev/null | wc -l; }
+kobjects() { find /sys -xdev -type d 2>/dev/null | wc -l; }
 
 echo "TEST: $CYCLES cycles, $THREADS threads, seed $SEED"
 # What is done is in its own lines; the log is for warnings.
@@ -29,11 +29,11 @@ read -r -u "${COPROC[0]}" word
 [[ "$word" == ready ]] || die "no threads"
 # What is allocated once is allocated now.
 ./stress 3 "$((SEED + 1))" || die "the first cycles failed"
-slab > /before
 kobjects_before=$(kobjects)
+slab > /before
 ./stress "$CYCLES" "$SEED" || { grep -H . "$SYSFS_KLP_DIR"/*/transition; cat "$SYSFS_DEBUG_DIR/livepatch/blockers"; die "failed"; }
-slab > /after
 kobjects_after=$(kobjects)
+slab > /after
 kill "$COPROC_PID"
 [[ -z "$(ls "$SYSFS_KLP_DIR")" ]] || die "livepatches are left: $(ls "$SYSFS_KLP_DIR")"
 [[ "$kobjects_after" == "$kobjects_before" ]] || die "$kobjects_before kobjects before, $kobjects_after after"
