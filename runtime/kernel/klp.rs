@@ -39,6 +39,8 @@ mod states;
 mod symbols;
 #[path = "klp/sysfs.rs"]
 mod sysfs;
+#[path = "klp/tables.rs"]
+mod tables;
 #[path = "klp/tasks.rs"]
 mod tasks;
 

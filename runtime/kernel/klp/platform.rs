@@ -5,11 +5,8 @@
 //! own context; `klp.rs` has the rules the SAFETY lines name.
 
 use super::engine::{Errno, Event, Hook, Idle, Look, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
-use super::handles::{
-    each_static_func, each_static_object, Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States,
-    Task,
-};
-use super::{hot, messages, ranges, stacks, states, symbols, tasks, Kernel};
+use super::handles::{Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States, Task};
+use super::{hot, messages, ranges, stacks, states, symbols, tables, tasks, Kernel};
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -27,32 +24,6 @@ pub(crate) fn set(patch: Patch) -> u32 {
         Scope::Set(set) => set,
         _ => 0,
     }
-}
-
-/// Links an object that was just made known to C into its patch.
-fn init_object(patch: Patch, object: Object) {
-    // SAFETY: handles; lock.
-    unsafe {
-        bindings::klp_glue_init_object(object.ptr());
-        bindings::list_add_tail(&raw mut (*object.ptr()).node, &raw mut (*patch.ptr()).obj_list);
-    }
-}
-
-fn init_func(object: Object, func: Func) {
-    // SAFETY: handles; lock.
-    unsafe {
-        bindings::klp_glue_init_func(func.ptr());
-        bindings::list_add_tail(&raw mut (*func.ptr()).node, &raw mut (*object.ptr()).func_list);
-    }
-}
-
-fn duplicate(string: *const c_char) -> Result<*const c_char, Errno> {
-    // SAFETY: a zero-terminated string.
-    let copy = unsafe { bindings::kstrdup(string, bindings::GFP_KERNEL) };
-    if copy.is_null() {
-        return Err(Errno::NOMEM);
-    }
-    Ok(copy)
 }
 
 impl Platform for Kernel {
@@ -114,28 +85,11 @@ impl Platform for Kernel {
     }
 
     fn adopt(&self, patch: Patch) {
-        // SAFETY: handles; lock.
-        unsafe {
-            bindings::klp_glue_init_patch(patch.ptr());
-            (*patch.ptr()).enabled = false;
-            (*patch.ptr()).forced = false;
-        }
-        each_static_object(patch, |object| {
-            init_object(patch, object);
-            each_static_func(object, |func| init_func(object, func));
-        });
+        tables::adopt(patch);
     }
 
     fn show_patch(&self, patch: Patch) -> Result<(), Errno> {
-        // SAFETY: the kobject is initialised; the root is there since boot.
-        check(unsafe {
-            bindings::kobject_add(
-                &raw mut (*patch.ptr()).kobj,
-                bindings::klp_root_kobj,
-                c"%s".as_char_ptr(),
-                patch.name().as_char_ptr(),
-            )
-        })
+        tables::show_patch(patch)
     }
 
     fn objects(&self, patch: Patch) -> Objects {
@@ -154,18 +108,7 @@ impl Platform for Kernel {
     }
 
     fn show_object(&self, patch: Patch, object: Object) -> Result<(), Errno> {
-        if object.module_name().is_some_and(|name| name.count_bytes() >= symbols::MODULE_NAME_LEN) {
-            return Err(Errno::INVAL);
-        }
-        // SAFETY: the kobjects are initialised, the parent is shown.
-        check(unsafe {
-            bindings::kobject_add(
-                &raw mut (*object.ptr()).kobj,
-                &raw mut (*patch.ptr()).kobj,
-                c"%s".as_char_ptr(),
-                object.name().as_char_ptr(),
-            )
-        })
+        tables::show_object(patch, object)
     }
 
     fn is_module(&self, object: Object) -> bool {
@@ -257,49 +200,15 @@ impl Platform for Kernel {
     }
 
     fn new_object(&self, patch: Patch, like: Object) -> Result<Object, Errno> {
-        let name = match like.module_name() {
-            Some(name) => duplicate(name.as_char_ptr())?,
-            None => core::ptr::null(),
-        };
-        // SAFETY: zeroed memory is a valid object; it is freed by its release function, or here.
-        unsafe {
-            let ptr = bindings::klp_glue_zalloc(size_of::<bindings::klp_object>()).cast();
-            let Some(object) = Object::new(ptr) else {
-                bindings::kfree(name.cast());
-                return Err(Errno::NOMEM);
-            };
-            (*ptr).name = name;
-            (*ptr).dynamic = true;
-            init_object(patch, object);
-            Ok(object)
-        }
+        tables::new_object(patch, like)
     }
 
     fn drop_object(&self, object: Object) {
-        // SAFETY: handles; this is the end of this one.
-        unsafe {
-            bindings::klp_glue_list_del(&raw mut (*object.ptr()).node);
-            bindings::kobject_put(&raw mut (*object.ptr()).kobj);
-        }
+        tables::drop_object(object);
     }
 
     fn show_func(&self, object: Object, func: Func) -> Result<(), Errno> {
-        // SAFETY: handles; lock; the kobjects are initialised, the parent is shown.
-        unsafe {
-            let ptr = func.ptr();
-            if ((*ptr).new_func.is_null() && !(*ptr).nop) || func.name().count_bytes() >= symbols::KSYM_NAME_LEN {
-                return Err(Errno::INVAL);
-            }
-            (*ptr).patched = false;
-            hot::set_transition(func, false);
-            check(bindings::kobject_add(
-                &raw mut (*ptr).kobj,
-                &raw mut (*object.ptr()).kobj,
-                c"%s,%lu".as_char_ptr(),
-                (*ptr).old_name,
-                (*ptr).old_sympos.max(1),
-            ))
-        }
+        tables::show_func(object, func)
     }
 
     fn same_name(&self, a: Func, b: Func) -> bool {
@@ -380,28 +289,11 @@ impl Platform for Kernel {
     }
 
     fn new_nop(&self, object: Object, like: Func) -> Result<(), Errno> {
-        let name = duplicate(like.name().as_char_ptr())?;
-        // SAFETY: zeroed memory is a valid function; it is freed by its release function, or here.
-        unsafe {
-            let ptr: *mut bindings::klp_func = bindings::klp_glue_zalloc(size_of::<bindings::klp_func>()).cast();
-            let Some(func) = Func::new(ptr) else {
-                bindings::kfree(name.cast());
-                return Err(Errno::NOMEM);
-            };
-            (*ptr).old_name = name;
-            (*ptr).old_sympos = (*like.ptr()).old_sympos;
-            (*ptr).nop = true;
-            init_func(object, func);
-        }
-        Ok(())
+        tables::new_nop(object, like)
     }
 
     fn drop_func(&self, func: Func) {
-        // SAFETY: handles; this is the end of this one.
-        unsafe {
-            bindings::klp_glue_list_del(&raw mut (*func.ptr()).node);
-            bindings::kobject_put(&raw mut (*func.ptr()).kobj);
-        }
+        tables::drop_func(func);
     }
 
     fn states(&self, patch: Patch) -> States {

@@ -11,6 +11,7 @@
 mod invariants;
 mod platform;
 mod steps;
+mod view;
 mod world;
 
 pub use invariants::check;

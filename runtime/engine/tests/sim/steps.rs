@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 
 use klp_engine::*;
 
-use super::platform::View;
+use super::view::View;
 use super::world::*;
 
 /// A source of chance; small, and the same everywhere.
