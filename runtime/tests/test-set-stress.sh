@@ -13,8 +13,11 @@ SEED=${SEED:-1}
 slab() {
 	sleep 5
 	sync
-	# What was used lately survives the first.
-	for i in 1 2 3; do echo 3 > /proc/sys/vm/drop_caches; done
+	# What was used lately survives the first; inodes and dentries wait for a grace period.
+	for i in 1 2 3; do
+		echo 3 > /proc/sys/vm/drop_caches
+		sleep 2
+	done
 	for cache in /sys/kernel/slab/*/shrink; do echo 1 > "$cache"; done
 	sed -n 's/^\([^ #][^ ]*\) *\([0-9][0-9]*\) .*/\1 \2/p' /proc/slabinfo
 }
