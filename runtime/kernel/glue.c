@@ -30,11 +30,29 @@ struct kobject *klp_root_kobj;
 
 /*
  * The ftrace handler. The recursion check, current and the register write are inlines that would each be a call from
- * Rust; the decision is one call.
+ * Rust. While no transition concerns the function there is nothing to decide: klp_stack.settled is the answer
+ * (engine/handler.rs has the rules). Otherwise the decision is one call. That way begins anew, with a recursion lock of its
+ * own, so that nothing lives across the call and the short way saves no registers.
  */
+static noinline notrace void klp_redirect(unsigned long ip, unsigned long parent_ip, struct klp_stack *stack,
+					  struct ftrace_regs *fregs)
+{
+	void *target;
+	int bit;
+
+	bit = ftrace_test_recursion_trylock(ip, parent_ip);
+	if (WARN_ON_ONCE(bit < 0))
+		return;
+	target = klp_rust_redirect(stack, current);
+	if (target)
+		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)target);
+	ftrace_test_recursion_unlock(bit);
+}
+
 static void notrace klp_handler(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *fops,
 				struct ftrace_regs *fregs)
 {
+	struct klp_stack *stack = container_of(fops, struct klp_stack, fops);
 	void *target;
 	int bit;
 
@@ -42,9 +60,14 @@ static void notrace klp_handler(unsigned long ip, unsigned long parent_ip, struc
 	bit = ftrace_test_recursion_trylock(ip, parent_ip);
 	if (WARN_ON_ONCE(bit < 0))
 		return;
-	target = klp_rust_redirect(container_of(fops, struct klp_stack, fops), current);
-	if (target)
-		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)target);
+	/* Pairs with the release store in hot.rs: what the replacement uses is there. */
+	target = smp_load_acquire(&stack->settled);
+	if (unlikely(!target)) {
+		ftrace_test_recursion_unlock(bit);
+		klp_redirect(ip, parent_ip, stack, fregs);
+		return;
+	}
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)target);
 	ftrace_test_recursion_unlock(bit);
 }
 

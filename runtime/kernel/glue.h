@@ -19,6 +19,7 @@
 /* An enumeration, for bindgen to see the values of macros. */
 enum {
 	KLP_GLUE_STACK_ENTRIES = 100,
+	KLP_GLUE_CALL_SIZE = MCOUNT_INSN_SIZE,
 	KLP_GLUE_MODULE_NAME_LEN = MODULE_NAME_LEN,
 	KLP_GLUE_SHN_LIVEPATCH = SHN_LIVEPATCH,
 	KLP_GLUE_SHF_RELA_LIVEPATCH = SHF_RELA_LIVEPATCH,
@@ -27,12 +28,14 @@ enum {
 /**
  * struct klp_stack - the replacements of one function
  * @next:	next in the hash bucket
+ * @settled:	what all tasks run in its place; NULL while they may differ: ask klp_rust_redirect()
  * @old_func:	the function
  * @funcs:	klp_func.stack_node of its replacements, newest first
  * @fops:	what redirects calls
  */
 struct klp_stack {
 	struct klp_stack *next;
+	void *settled;
 	void *old_func;
 	struct list_head funcs;
 	struct ftrace_ops fops;

@@ -31,10 +31,18 @@ mod platform;
 mod ranges;
 #[path = "klp/shadow.rs"]
 mod shadow;
+#[path = "klp/stacks.rs"]
+mod stacks;
+#[path = "klp/states.rs"]
+mod states;
 #[path = "klp/symbols.rs"]
 mod symbols;
 #[path = "klp/sysfs.rs"]
 mod sysfs;
+#[path = "klp/tables.rs"]
+mod tables;
+#[path = "klp/tasks.rs"]
+mod tasks;
 
 use engine::Engine;
 use kernel::bindings;

@@ -59,3 +59,13 @@ unpatching() {
 }
 
 insmod_line() { echo "% insmod test_modules/$1.ko${2:+ $2}"; }
+
+# wait_replaced NAME: another livepatch of its set takes its place.
+wait_replaced() {
+	loop_until "[[ ! -e '$SYSFS_KLP_DIR/$1' ]]" || die "$1 was not replaced"
+}
+
+# wait_transition NAME VALUE WHY: the livepatch is in transition (1), or no longer (0).
+wait_transition() {
+	loop_until "grep -q '^$2\$' '$SYSFS_KLP_DIR/$1/transition'" || die "$3"
+}

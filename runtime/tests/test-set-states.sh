@@ -45,7 +45,7 @@ start_test "a state ends when a patch without it replaces"
 
 load_lp $A1
 load_lp $B2 set=1
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$A1" ]]' || die "$A1 was not replaced"
+wait_replaced $A1
 unload_lp $A1
 disable_lp $B2
 unload_lp $B2

@@ -7,6 +7,25 @@
 
 setup_config
 
+# The log of a transition that the busy module holds up, and of its being turned round.
+entered="$(insmod_line $BUSY_MOD block_transition=Y)
+$BUSY_MOD: ${BUSY_MOD}_init
+$BUSY_MOD: busymod_work_func enter"
+stalled="$entered
+$(insmod_line $BUSY)
+livepatch: enabling patch '$BUSY'
+livepatch: '$BUSY': initializing patching transition
+livepatch: '$BUSY': starting patching transition"
+reversed="% echo 0 > $SYSFS_KLP_DIR/$BUSY/enabled
+livepatch: '$BUSY': reversing transition from patching to unpatching
+livepatch: '$BUSY': starting unpatching transition
+livepatch: '$BUSY': completing unpatching transition
+livepatch: '$BUSY': unpatching complete
+% rmmod $BUSY
+% rmmod $BUSY_MOD
+$BUSY_MOD: busymod_work_func exit
+$BUSY_MOD: ${BUSY_MOD}_exit"
+
 start_test "module loaded before and after"
 
 load_lp $B1
@@ -52,7 +71,7 @@ start_test "reversed in the middle"
 load_lp $B1
 load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
-loop_until 'grep -q '^1$' $SYSFS_KLP_DIR/$BUSY/transition' || die "no transition"
+wait_transition $BUSY 1 "no transition"
 grep -q "busymod_work_func" "$SYSFS_DEBUG_DIR/livepatch/blockers" || die "the blocking task is not listed"
 shows meminfo $B1
 disable_lp $BUSY
@@ -65,22 +84,8 @@ unload_lp $B1
 
 check_result "$(insmod_line $B1)
 $(patching $B1)
-$(insmod_line $BUSY_MOD block_transition=Y)
-$BUSY_MOD: ${BUSY_MOD}_init
-$BUSY_MOD: busymod_work_func enter
-$(insmod_line $BUSY)
-livepatch: enabling patch '$BUSY'
-livepatch: '$BUSY': initializing patching transition
-livepatch: '$BUSY': starting patching transition
-% echo 0 > $SYSFS_KLP_DIR/$BUSY/enabled
-livepatch: '$BUSY': reversing transition from patching to unpatching
-livepatch: '$BUSY': starting unpatching transition
-livepatch: '$BUSY': completing unpatching transition
-livepatch: '$BUSY': unpatching complete
-% rmmod $BUSY
-% rmmod $BUSY_MOD
-$BUSY_MOD: busymod_work_func exit
-$BUSY_MOD: ${BUSY_MOD}_exit
+$stalled
+$reversed
 $(unpatching $B1)
 % rmmod $B1"
 
@@ -94,24 +99,10 @@ disable_lp $BUSY
 unload_lp $BUSY
 unload_mod $BUSY_MOD
 
-check_result "$(insmod_line $BUSY_MOD block_transition=Y)
-$BUSY_MOD: ${BUSY_MOD}_init
-$BUSY_MOD: busymod_work_func enter
-$(insmod_line $BUSY)
-livepatch: enabling patch '$BUSY'
-livepatch: '$BUSY': initializing patching transition
-livepatch: '$BUSY': starting patching transition
+check_result "$stalled
 $(insmod_line $B1)
 insmod: ERROR: could not insert module test_modules/$B1.ko: Device or resource busy
-% echo 0 > $SYSFS_KLP_DIR/$BUSY/enabled
-livepatch: '$BUSY': reversing transition from patching to unpatching
-livepatch: '$BUSY': starting unpatching transition
-livepatch: '$BUSY': completing unpatching transition
-livepatch: '$BUSY': unpatching complete
-% rmmod $BUSY
-% rmmod $BUSY_MOD
-$BUSY_MOD: busymod_work_func exit
-$BUSY_MOD: ${BUSY_MOD}_exit"
+$reversed"
 
 
 start_test "forced: the replaced patch stays for ever, the new one and the other set do not"
@@ -122,8 +113,8 @@ load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
 log "% echo 1 > $SYSFS_KLP_DIR/$BUSY/force"
 echo 1 > "$SYSFS_KLP_DIR/$BUSY/force"
-loop_until 'grep -q '^0$' $SYSFS_KLP_DIR/$BUSY/transition' || die "force did not end the transition"
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$PINNED" ]]' || die "$PINNED was not replaced"
+wait_transition $BUSY 0 "force did not end the transition"
+wait_replaced $PINNED
 shows meminfo $B1
 shows loadavg $BUSY
 shows cmdline original
@@ -139,9 +130,7 @@ check_result "$(insmod_line $B1)
 $(patching $B1)
 $(insmod_line $PINNED)
 $(patching $PINNED 501)
-$(insmod_line $BUSY_MOD block_transition=Y)
-$BUSY_MOD: ${BUSY_MOD}_init
-$BUSY_MOD: busymod_work_func enter
+$entered
 $(insmod_line $BUSY)
 livepatch: enabling patch '$BUSY'
 livepatch: '$BUSY': initializing patching transition

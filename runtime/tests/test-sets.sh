@@ -43,7 +43,7 @@ start_test "replace within one set, the other untouched"
 load_lp $A1
 load_lp $B1
 load_lp $A2
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$A1" ]]' || die "$A1 was not replaced"
+wait_replaced $A1
 shows cmdline $A2
 # It is not in the new one: back to the original.
 shows version original
@@ -51,7 +51,7 @@ shows meminfo $B1
 order $B1 $A2
 unload_lp $A1
 load_lp $B2
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$B1" ]]' || die "$B1 was not replaced"
+wait_replaced $B1
 shows meminfo original
 shows uptime $B2
 shows cmdline $A2
@@ -87,7 +87,7 @@ shows loadavg original
 order $B1
 # The same patch in the same set is a replacement.
 load_lp $C set=2
-loop_until '[[ ! -e "$SYSFS_KLP_DIR/$B1" ]]' || die "$B1 was not replaced"
+wait_replaced $B1
 shows meminfo $C
 unload_lp $B1
 disable_lp $C

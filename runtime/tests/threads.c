@@ -16,21 +16,26 @@
 
 static atomic_int started;
 static int reading;
+static int crowd = 1;
 
 static void *work(void *arg)
 {
 	static const char *const files[] = {
 		"/proc/cmdline", "/proc/version", "/proc/meminfo", "/proc/uptime", "/proc/loadavg",
+		"/proc/test_klp_set_nap", "/proc/test_klp_mod_target",
 	};
 	unsigned long turn = (unsigned long)arg;
 	char text[4096];
 
 	atomic_fetch_add(&started, 1);
 	for (;;) {
-		struct timespec pause = { 0, 1000000 * (100 + turn % 800) };
+		/* However many there are, about a thousand reads a second. */
+		long ms = (100 + turn * 37 % 800) * crowd;
+		struct timespec pause = { ms / 1000, ms % 1000 * 1000000 };
 
 		if (reading) {
-			int file = open(files[turn % 5], O_RDONLY);
+			/* Two of them are there at times only. */
+			int file = open(files[turn % 7], O_RDONLY);
 
 			if (file >= 0) {
 				if (read(file, text, sizeof(text)) < 0)
@@ -51,6 +56,7 @@ int main(int argc, char **argv)
 	int count = argc > 1 ? atoi(argv[1]) : 100;
 	pthread_attr_t attributes;
 
+	crowd += count / 500;
 	reading = argc > 2 && !strcmp(argv[2], "read");
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, 16384);

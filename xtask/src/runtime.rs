@@ -19,8 +19,8 @@ use crate::Args;
 pub use build::Config;
 pub use demo::run as demo;
 
-const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | bench | \
-                     build [CONFIG] | selftests [CONFIG] [--built TREE [--modules DIR]] [NAME]...; CONFIG is --sets, --debug or --c-core";
+const USAGE: &str = "usage: cargo xtask runtime install --kernel DIR [--sets] | remove --kernel DIR | bench | no-rust | \
+                     build [CONFIG] | selftests [CONFIG] [--built TREE [--modules DIR]] [NAME]...; CONFIG is --sets, --debug, both, or --c-core";
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -32,8 +32,8 @@ pub fn run(args: Args<'_>) -> Result<()> {
         match word.as_str() {
             "--kernel" => kernel = Some(PathBuf::from(words.next().context(USAGE)?)),
             "--modules" => modules = Some(PathBuf::from(words.next().context(USAGE)?)),
-            "--sets" => config = Config::Sets,
-            "--debug" => config = Config::Debug,
+            "--sets" => config = if config.is_debug() { Config::DebugSets } else { Config::Sets },
+            "--debug" => config = if config.has_sets() { Config::DebugSets } else { Config::Debug },
             "--c-core" => config = Config::C,
             "--built" => built = Some(PathBuf::from(words.next().context(USAGE)?)),
             name if !name.starts_with('-') => names.push(name.to_owned()),
@@ -49,6 +49,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
             Ok(())
         }
         "bench" => bench::run(),
+        "no-rust" => build::without_rust(),
         "selftests" => match built {
             Some(tree) => selftests::run_in(&build::by_hand(&tree, modules)?, config, &names),
             None => selftests::run(config, &names),
@@ -57,8 +58,10 @@ pub fn run(args: Args<'_>) -> Result<()> {
     }
 }
 
-/// Everything: the kernel built with both configurations, the upstream selftests and the set scripts run.
+/// Everything: the C core where there is no Rust, the kernel built with both configurations, the upstream selftests and
+/// the set scripts run.
 pub fn test() -> Result<()> {
+    build::without_rust()?;
     selftests::run(Config::Stock, &[])?;
     selftests::run(Config::Sets, &[])
 }

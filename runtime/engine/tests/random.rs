@@ -86,7 +86,7 @@ fn drain(sim: &Sim) {
         }
         let tasks = sim.world.borrow().tasks.len();
         for task in (0..tasks).map(Task) {
-            while !sim.world.borrow().tasks[task.0].frames.is_empty() {
+            while !sim.world.borrow().tasks[task.0].is_outside() {
                 sim.ret(task);
             }
             sim.leave_kernel(task);

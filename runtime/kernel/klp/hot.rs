@@ -60,9 +60,22 @@ fn next_on(stack: Stack, node: *mut bindings::list_head) -> Option<Func> {
     Some(unsafe { Func::new_unchecked(kernel::container_of!(next, bindings::klp_func, stack_node)) })
 }
 
+/// What the C part of the handler loads before it calls Rust; null: ask.
+#[inline(always)]
+fn settled(stack: Stack) -> &'static AtomicPtr<c_void> {
+    // SAFETY: words; the lock holder keeps the stack while it writes this.
+    unsafe { AtomicPtr::from_ptr(&raw mut (*stack.ptr()).settled) }
+}
+
 impl Redirect for Kernel {
     type Stack = Stack;
     type Func = Func;
+
+    #[inline(always)]
+    fn settled(&self, _stack: Stack) -> Option<Func> {
+        // The handler has looked, and comes here when there was nothing.
+        None
+    }
 
     #[inline(always)]
     fn top(&self, stack: Stack) -> Option<Func> {
@@ -155,6 +168,12 @@ impl Tasks for Kernel {
     }
 }
 
+pub(crate) fn set_settled(stack: Stack, func: Option<Func>) {
+    // SAFETY: constant while the function is on a stack; a no-op, which has no address, is never settled.
+    let target = func.map_or(core::ptr::null_mut(), |func| unsafe { (*func.ptr()).new_func });
+    settled(stack).store(target, Ordering::Release);
+}
+
 pub(crate) fn set_transition(func: Func, on: bool) {
     transition_flag(func).store(on, Ordering::Relaxed);
 }
@@ -167,6 +186,10 @@ impl Redirect for Entry {
     type Stack = Stack;
     type Func = Func;
 
+    #[inline(always)]
+    fn settled(&self, stack: Stack) -> Option<Func> {
+        Kernel.settled(stack)
+    }
     #[inline(always)]
     fn top(&self, stack: Stack) -> Option<Func> {
         Kernel.top(stack)

@@ -4,44 +4,11 @@
 //! In: what the engine asks for. Out: the kernel's primitives. No decision is made here. Hard because each method has its
 //! own context; `klp.rs` has the rules the SAFETY lines name.
 
-use super::engine::{Errno, Event, Hook, Idle, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
-use super::handles::{
-    each_static_func, each_static_object, Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States,
-    Task,
-};
-use super::{hot, messages, ranges, symbols, Kernel};
-use core::cell::UnsafeCell;
+use super::engine::{Errno, Event, Hook, Idle, Look, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
+use super::handles::{Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States, Task};
+use super::{hot, messages, ranges, stacks, states, symbols, tables, tasks, Kernel};
 use kernel::bindings;
 use kernel::prelude::*;
-
-const BUCKETS: usize = 256;
-
-/// The stacks, by the address of the function they redirect.
-struct Stacks(UnsafeCell<[*mut bindings::klp_stack; BUCKETS]>);
-
-// SAFETY: lock.
-unsafe impl Sync for Stacks {}
-
-static STACKS: Stacks = Stacks(UnsafeCell::new([core::ptr::null_mut(); BUCKETS]));
-
-/// The link that points to the stack of the function at `address`, or the null one at the end of its bucket.
-fn stack_link(address: *mut c_void) -> *mut *mut bindings::klp_stack {
-    // Functions are 16-byte aligned; addresses close together should not share a bucket.
-    let index = (address as usize >> 4) % BUCKETS;
-    // SAFETY: lock; the index is within the array, and links are followed while they lead to live stacks.
-    unsafe {
-        let mut link = (*STACKS.0.get()).as_mut_ptr().add(index);
-        while !(*link).is_null() && (**link).old_func != address {
-            link = &raw mut (**link).next;
-        }
-        link
-    }
-}
-
-fn old_func(func: Func) -> *mut c_void {
-    // SAFETY: handles; lock.
-    unsafe { (*func.ptr()).old_func }
-}
 
 /// An error number of C, 0 or negative, as a result.
 pub(crate) fn check(ret: c_int) -> Result<(), Errno> {
@@ -57,84 +24,6 @@ pub(crate) fn set(patch: Patch) -> u32 {
         Scope::Set(set) => set,
         _ => 0,
     }
-}
-
-fn node_func(func: Func) -> *mut bindings::list_head {
-    // SAFETY: handles.
-    unsafe { &raw mut (*func.ptr()).stack_node }
-}
-
-/// Links an object that was just made known to C into its patch.
-fn init_object(patch: Patch, object: Object) {
-    // SAFETY: handles; lock.
-    unsafe {
-        bindings::klp_glue_init_object(object.ptr());
-        bindings::list_add_tail(&raw mut (*object.ptr()).node, &raw mut (*patch.ptr()).obj_list);
-    }
-}
-
-fn init_func(object: Object, func: Func) {
-    // SAFETY: handles; lock.
-    unsafe {
-        bindings::klp_glue_init_func(func.ptr());
-        bindings::list_add_tail(&raw mut (*func.ptr()).node, &raw mut (*object.ptr()).func_list);
-    }
-}
-
-fn duplicate(string: *const c_char) -> Result<*const c_char, Errno> {
-    // SAFETY: a zero-terminated string.
-    let copy = unsafe { bindings::kstrdup(string, bindings::GFP_KERNEL) };
-    if copy.is_null() {
-        return Err(Errno::NOMEM);
-    }
-    Ok(copy)
-}
-
-/// C calls back with the closure that `arg` points to.
-unsafe extern "C" fn call_task(task: *mut bindings::task_struct, arg: *mut c_void) {
-    // SAFETY: `arg` is what `each_task` passed; it waits for the walk.
-    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Task)>() };
-    if let Some(task) = Task::new(task) {
-        f(task);
-    }
-}
-
-/// The same for idle tasks.
-unsafe extern "C" fn call_idle(task: *mut bindings::task_struct, cpu: c_uint, online: bool, arg: *mut c_void) {
-    // SAFETY: `arg` is what `each_idle` passed; it waits for the walk.
-    let f = unsafe { &mut *arg.cast::<&mut dyn FnMut(Idle<Task>)>() };
-    if let Some(task) = Task::new(task) {
-        f(Idle { task, cpu, online });
-    }
-}
-
-type Check<'a> = &'a mut dyn FnMut(&[usize]) -> Result<(), Stuck<Func>>;
-
-struct Inspection<'a> {
-    check: Check<'a>,
-    outcome: Result<(), Stuck<Func>>,
-}
-
-/// Looks at a stack while its task cannot run.
-unsafe extern "C" fn call_inspect(task: *mut bindings::task_struct, arg: *mut c_void) -> c_int {
-    // SAFETY: `arg` is what `inspect` passed; it waits for the call.
-    let inspection = unsafe { &mut *arg.cast::<Inspection<'_>>() };
-    inspection.outcome = look(task, inspection.check);
-    0
-}
-
-fn look(task: *mut bindings::task_struct, check: Check<'_>) -> Result<(), Stuck<Func>> {
-    // SAFETY: the task is alive for the call; preemption is off, so the buffer is ours.
-    let (buffer, depth) = unsafe {
-        if task != bindings::get_current() && bindings::task_curr(task) != 0 {
-            return Err(Stuck::Running);
-        }
-        let buffer = bindings::klp_glue_stack_buffer();
-        (buffer, bindings::stack_trace_save_tsk_reliable(task, buffer, bindings::KLP_GLUE_STACK_ENTRIES))
-    };
-    let depth = usize::try_from(depth).map_err(|_| Stuck::Unreliable)?;
-    // SAFETY: so many entries have been written.
-    check(unsafe { core::slice::from_raw_parts(buffer.cast(), depth) })
 }
 
 impl Platform for Kernel {
@@ -196,28 +85,11 @@ impl Platform for Kernel {
     }
 
     fn adopt(&self, patch: Patch) {
-        // SAFETY: handles; lock.
-        unsafe {
-            bindings::klp_glue_init_patch(patch.ptr());
-            (*patch.ptr()).enabled = false;
-            (*patch.ptr()).forced = false;
-        }
-        each_static_object(patch, |object| {
-            init_object(patch, object);
-            each_static_func(object, |func| init_func(object, func));
-        });
+        tables::adopt(patch);
     }
 
     fn show_patch(&self, patch: Patch) -> Result<(), Errno> {
-        // SAFETY: the kobject is initialised; the root is there since boot.
-        check(unsafe {
-            bindings::kobject_add(
-                &raw mut (*patch.ptr()).kobj,
-                bindings::klp_root_kobj,
-                c"%s".as_char_ptr(),
-                patch.name().as_char_ptr(),
-            )
-        })
+        tables::show_patch(patch)
     }
 
     fn objects(&self, patch: Patch) -> Objects {
@@ -236,18 +108,7 @@ impl Platform for Kernel {
     }
 
     fn show_object(&self, patch: Patch, object: Object) -> Result<(), Errno> {
-        if object.module_name().is_some_and(|name| name.count_bytes() >= symbols::MODULE_NAME_LEN) {
-            return Err(Errno::INVAL);
-        }
-        // SAFETY: the kobjects are initialised, the parent is shown.
-        check(unsafe {
-            bindings::kobject_add(
-                &raw mut (*object.ptr()).kobj,
-                &raw mut (*patch.ptr()).kobj,
-                c"%s".as_char_ptr(),
-                object.name().as_char_ptr(),
-            )
-        })
+        tables::show_object(patch, object)
     }
 
     fn is_module(&self, object: Object) -> bool {
@@ -339,49 +200,15 @@ impl Platform for Kernel {
     }
 
     fn new_object(&self, patch: Patch, like: Object) -> Result<Object, Errno> {
-        let name = match like.module_name() {
-            Some(name) => duplicate(name.as_char_ptr())?,
-            None => core::ptr::null(),
-        };
-        // SAFETY: zeroed memory is a valid object; it is freed by its release function, or here.
-        unsafe {
-            let ptr = bindings::klp_glue_zalloc(size_of::<bindings::klp_object>()).cast();
-            let Some(object) = Object::new(ptr) else {
-                bindings::kfree(name.cast());
-                return Err(Errno::NOMEM);
-            };
-            (*ptr).name = name;
-            (*ptr).dynamic = true;
-            init_object(patch, object);
-            Ok(object)
-        }
+        tables::new_object(patch, like)
     }
 
     fn drop_object(&self, object: Object) {
-        // SAFETY: handles; this is the end of this one.
-        unsafe {
-            bindings::klp_glue_list_del(&raw mut (*object.ptr()).node);
-            bindings::kobject_put(&raw mut (*object.ptr()).kobj);
-        }
+        tables::drop_object(object);
     }
 
     fn show_func(&self, object: Object, func: Func) -> Result<(), Errno> {
-        // SAFETY: handles; lock; the kobjects are initialised, the parent is shown.
-        unsafe {
-            let ptr = func.ptr();
-            if ((*ptr).new_func.is_null() && !(*ptr).nop) || func.name().count_bytes() >= symbols::KSYM_NAME_LEN {
-                return Err(Errno::INVAL);
-            }
-            (*ptr).patched = false;
-            hot::set_transition(func, false);
-            check(bindings::kobject_add(
-                &raw mut (*ptr).kobj,
-                &raw mut (*object.ptr()).kobj,
-                c"%s,%lu".as_char_ptr(),
-                (*ptr).old_name,
-                (*ptr).old_sympos.max(1),
-            ))
-        }
+        tables::show_func(object, func)
     }
 
     fn same_name(&self, a: Func, b: Func) -> bool {
@@ -419,6 +246,10 @@ impl Platform for Kernel {
         Span { start, end: start.wrapping_add(size) }
     }
 
+    fn entry_span(&self, func: Func) -> Span {
+        stacks::entry_span(func)
+    }
+
     fn applied(&self, func: Func) -> bool {
         // SAFETY: handles; lock.
         unsafe { (*func.ptr()).patched }
@@ -434,87 +265,35 @@ impl Platform for Kernel {
     }
 
     fn find_stack(&self, func: Func) -> Option<Stack> {
-        // SAFETY: the link is live; lock.
-        Stack::new(unsafe { *stack_link(old_func(func)) })
+        stacks::find(func)
     }
 
-    fn open_stack(&self, func: Func) -> Result<(), Errno> {
-        let address = old_func(func);
-        // SAFETY: any address may be asked for.
-        let location = unsafe { bindings::ftrace_location(address as usize) };
-        if address.is_null() || location == 0 {
-            pr_err!("failed to find location for function '{}'\n", func.name());
-            return Err(Errno::INVAL);
-        }
-        // SAFETY: the new stack is ours until it is registered, and again when that fails; handlers find `func` on it.
-        unsafe {
-            let stack = bindings::klp_glue_new_stack();
-            if stack.is_null() {
-                return Err(Errno::NOMEM);
-            }
-            (*stack).old_func = address;
-            bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack).funcs);
-            if let Err(error) = register(stack, location, func) {
-                bindings::klp_glue_list_del_rcu(node_func(func));
-                bindings::kfree(stack.cast());
-                return Err(error);
-            }
-            *stack_link(address) = stack;
-        }
-        Ok(())
+    fn open_stack(&self, func: Func) -> Result<Stack, Errno> {
+        stacks::open(func)
     }
 
     fn close_stack(&self, stack: Stack, func: Func) {
-        let stack = stack.ptr();
-        // SAFETY: handles; lock. Unregistering waits for handlers, so nobody reads the stack after that.
-        unsafe {
-            let address = (*stack).old_func;
-            let fops = &raw mut (*stack).fops;
-            let location = bindings::ftrace_location(address as usize);
-            if bindings::unregister_ftrace_function(fops) != 0
-                || bindings::ftrace_set_filter_ip(fops, location, 1, 0) != 0
-            {
-                bindings::klp_glue_warn(c"a handler could not be unregistered".as_char_ptr());
-            }
-            bindings::klp_glue_list_del_rcu(node_func(func));
-            *stack_link(address) = (*stack).next;
-            bindings::kfree(stack.cast());
-        }
+        stacks::close(stack, func);
     }
 
     fn push(&self, stack: Stack, func: Func) {
-        // SAFETY: handles; lock.
-        unsafe { bindings::klp_glue_list_add_rcu(node_func(func), &raw mut (*stack.ptr()).funcs) }
+        stacks::push(stack, func);
     }
 
     fn remove(&self, _stack: Stack, func: Func) {
-        // SAFETY: handles; lock; the function is on this stack.
-        unsafe { bindings::klp_glue_list_del_rcu(node_func(func)) }
+        stacks::remove(func);
+    }
+
+    fn set_settled(&self, stack: Stack, func: Option<Func>) {
+        hot::set_settled(stack, func);
     }
 
     fn new_nop(&self, object: Object, like: Func) -> Result<(), Errno> {
-        let name = duplicate(like.name().as_char_ptr())?;
-        // SAFETY: zeroed memory is a valid function; it is freed by its release function, or here.
-        unsafe {
-            let ptr: *mut bindings::klp_func = bindings::klp_glue_zalloc(size_of::<bindings::klp_func>()).cast();
-            let Some(func) = Func::new(ptr) else {
-                bindings::kfree(name.cast());
-                return Err(Errno::NOMEM);
-            };
-            (*ptr).old_name = name;
-            (*ptr).old_sympos = (*like.ptr()).old_sympos;
-            (*ptr).nop = true;
-            init_func(object, func);
-        }
-        Ok(())
+        tables::new_nop(object, like)
     }
 
     fn drop_func(&self, func: Func) {
-        // SAFETY: handles; this is the end of this one.
-        unsafe {
-            bindings::klp_glue_list_del(&raw mut (*func.ptr()).node);
-            bindings::kobject_put(&raw mut (*func.ptr()).kobj);
-        }
+        tables::drop_func(func);
     }
 
     fn states(&self, patch: Patch) -> States {
@@ -531,102 +310,40 @@ impl Platform for Kernel {
         unsafe { (*state.ptr()).version }
     }
 
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn can_go(&self, _state: State) -> bool {
-        false
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn owned(&self, _state: State) -> bool {
-        false
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn set_owned(&self, _state: State, _on: bool) {}
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn call_state(&self, _patch: Patch, _state: State, _hook: Hook) -> Result<(), Errno> {
-        Ok(())
-    }
-    #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
-    fn drop_shadows(&self, _state: State) {}
-
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
     fn can_go(&self, state: State) -> bool {
-        // SAFETY: handles.
-        let (shadow, callbacks) = unsafe { ((*state.ptr()).is_shadow, (*state.ptr()).callbacks) };
-        shadow || callbacks.pre_unpatch.is_some() || callbacks.post_unpatch.is_some()
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn owned(&self, state: State) -> bool {
-        // SAFETY: handles; lock.
-        unsafe { (*state.ptr()).owned }
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn set_owned(&self, state: State, on: bool) {
-        // SAFETY: handles; lock.
-        unsafe { (*state.ptr()).owned = on }
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn call_state(&self, patch: Patch, state: State, hook: Hook) -> Result<(), Errno> {
-        // SAFETY: handles; the callbacks are functions of the patch's module, or null.
-        unsafe {
-            let callbacks = &raw const (*state.ptr()).callbacks;
-            let void = match hook {
-                Hook::PrePatch => {
-                    return (*callbacks).pre_patch.map_or(Ok(()), |f| check(f(patch.ptr(), state.ptr())))
-                }
-                Hook::PostPatch => (*callbacks).post_patch,
-                Hook::PreUnpatch => (*callbacks).pre_unpatch,
-                Hook::PostUnpatch => (*callbacks).post_unpatch,
-            };
-            if let Some(f) = void {
-                f(patch.ptr(), state.ptr());
-            }
-        }
-        Ok(())
-    }
-    #[cfg(CONFIG_LIVEPATCH_REPLACE_SET)]
-    fn drop_shadows(&self, state: State) {
-        // SAFETY: handles; the destructor is a function of the patch's module, or null.
-        unsafe {
-            if (*state.ptr()).is_shadow {
-                super::shadow::klp_shadow_free_all((*state.ptr()).id, (*state.ptr()).callbacks.shadow_dtor);
-            }
-        }
+        states::can_go(state)
     }
 
-    fn each_task(&self, mut f: &mut dyn FnMut(Task)) {
-        // SAFETY: `call_task` gets what it expects, during this call only.
-        unsafe { bindings::klp_glue_each_task(Some(call_task), (&raw mut f).cast()) }
+    fn owned(&self, state: State) -> bool {
+        states::owned(state)
+    }
+
+    fn set_owned(&self, state: State, on: bool) {
+        states::set_owned(state, on);
+    }
+
+    fn call_state(&self, patch: Patch, state: State, hook: Hook) -> Result<(), Errno> {
+        states::call_state(patch, state, hook)
+    }
+
+    fn drop_shadows(&self, state: State) {
+        states::drop_shadows(state);
+    }
+
+    fn each_task(&self, f: &mut dyn FnMut(Task)) {
+        tasks::each(f);
     }
 
     fn visit_tasks(&self, f: &mut dyn FnMut(Task)) {
-        let mut number = 1;
-        // SAFETY: each task is held until it is put.
-        while let Some(task) = Task::new(unsafe { bindings::klp_glue_next_task(&mut number) }) {
-            f(task);
-            // SAFETY: held by the line above.
-            unsafe { bindings::klp_glue_put_task(task.ptr()) };
-        }
+        tasks::visit(f);
     }
 
-    fn each_idle(&self, mut f: &mut dyn FnMut(Idle<Task>)) {
-        // SAFETY: `call_idle` gets what it expects, during this call only.
-        unsafe { bindings::klp_glue_each_idle(Some(call_idle), (&raw mut f).cast()) }
+    fn each_idle(&self, f: &mut dyn FnMut(Idle<Task>)) {
+        tasks::each_idle(f);
     }
 
-    fn inspect(&self, task: Task, check: Check<'_>) -> Result<(), Stuck<Func>> {
-        let mut inspection = Inspection { check, outcome: Err(Stuck::Unknown(Errno::INVAL)) };
-        let arg: *mut c_void = (&raw mut inspection).cast();
-        // SAFETY: `call_inspect` gets what it expects, during this call only; the task is alive.
-        unsafe {
-            if task.ptr() == bindings::get_current() {
-                bindings::klp_glue_preempt_disable();
-                call_inspect(task.ptr(), arg);
-                bindings::klp_glue_preempt_enable();
-            } else {
-                bindings::task_call_func(task.ptr(), Some(call_inspect), arg);
-            }
-        }
-        inspection.outcome
+    fn inspect(&self, task: Task, look: Look<'_, Func>) -> Result<(), Stuck<Func>> {
+        tasks::inspect(task, look)
     }
 
     fn reliable_stacks(&self) -> bool {
@@ -635,14 +352,7 @@ impl Platform for Kernel {
     }
 
     fn nudge(&self, task: Task) {
-        // SAFETY: the task is alive for the call.
-        unsafe {
-            if bindings::klp_glue_task_is_kthread(task.ptr()) {
-                bindings::wake_up_state(task.ptr(), bindings::TASK_INTERRUPTIBLE);
-            } else {
-                bindings::klp_glue_set_notify_signal(task.ptr());
-            }
-        }
+        tasks::nudge(task);
     }
 
     fn nudge_idle(&self, cpu: u32) {
@@ -688,24 +398,5 @@ impl Platform for Kernel {
 
     fn log(&self, event: Event<Self>) {
         messages::log(event);
-    }
-}
-
-/// Starts redirecting the function at `location` to `stack`.
-///
-/// # Safety
-///
-/// The stack is complete and stays until it is unregistered.
-unsafe fn register(stack: *mut bindings::klp_stack, location: usize, func: Func) -> Result<(), Errno> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let fops = &raw mut (*stack).fops;
-        check(bindings::ftrace_set_filter_ip(fops, location, 0, 0)).inspect_err(|error| {
-            pr_err!("failed to set ftrace filter for function '{}' (-{})\n", func.name(), error.0)
-        })?;
-        check(bindings::register_ftrace_function(fops)).inspect_err(|error| {
-            pr_err!("failed to register ftrace handler for function '{}' (-{})\n", func.name(), error.0);
-            bindings::ftrace_set_filter_ip(fops, location, 1, 0);
-        })
     }
 }

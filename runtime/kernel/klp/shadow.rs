@@ -171,42 +171,40 @@ unsafe extern "C" fn klp_shadow_get(obj: *mut c_void, id: c_ulong) -> *mut c_voi
     find(Key { obj, id }).unwrap_or(core::ptr::null_mut())
 }
 
-/// A new variable; null and a warning if there is one.
-#[export]
-unsafe extern "C" fn klp_shadow_alloc(
-    obj: *mut c_void,
-    id: c_ulong,
-    size: usize,
-    gfp: bindings::gfp_t,
-    ctor: bindings::klp_shadow_ctor_t,
-    ctor_data: *mut c_void,
-) -> *mut c_void {
-    match get_or_alloc(&Request { size, gfp, ctor, ctor_data }, Key { obj, id }) {
-        Existing::Made(data) => data,
-        Existing::Found(_) => {
-            // SAFETY: prints two numbers.
-            unsafe { bindings::klp_glue_shadow_duplicate(obj, id) };
-            core::ptr::null_mut()
+/// The two ways to ask for a new variable differ in what they make of one that is there.
+macro_rules! allocator {
+    ($(#[$doc:meta])* $name:ident, $obj:ident, $id:ident, $data:ident => $found:expr) => {
+        $(#[$doc])*
+        #[export]
+        unsafe extern "C" fn $name(
+            $obj: *mut c_void,
+            $id: c_ulong,
+            size: usize,
+            gfp: bindings::gfp_t,
+            ctor: bindings::klp_shadow_ctor_t,
+            ctor_data: *mut c_void,
+        ) -> *mut c_void {
+            match get_or_alloc(&Request { size, gfp, ctor, ctor_data }, Key { obj: $obj, id: $id }) {
+                Existing::Made(data) => data,
+                Existing::Found($data) => $found,
+                Existing::Failed => core::ptr::null_mut(),
+            }
         }
-        Existing::Failed => core::ptr::null_mut(),
-    }
+    };
 }
 
-/// The variable, made if there is none.
-#[export]
-unsafe extern "C" fn klp_shadow_get_or_alloc(
-    obj: *mut c_void,
-    id: c_ulong,
-    size: usize,
-    gfp: bindings::gfp_t,
-    ctor: bindings::klp_shadow_ctor_t,
-    ctor_data: *mut c_void,
-) -> *mut c_void {
-    match get_or_alloc(&Request { size, gfp, ctor, ctor_data }, Key { obj, id }) {
-        Existing::Made(data) | Existing::Found(data) => data,
-        Existing::Failed => core::ptr::null_mut(),
+allocator!(
+    /// A new variable; null and a warning if there is one.
+    klp_shadow_alloc, obj, id, _data => {
+        // SAFETY: prints two numbers.
+        unsafe { bindings::klp_glue_shadow_duplicate(obj, id) };
+        core::ptr::null_mut()
     }
-}
+);
+allocator!(
+    /// The variable, made if there is none.
+    klp_shadow_get_or_alloc, obj, id, data => data
+);
 
 /// Frees one variable.
 #[export]

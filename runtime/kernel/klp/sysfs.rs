@@ -45,55 +45,46 @@ fn parse_bool(buf: *const c_char) -> Result<bool, isize> {
     }
 }
 
-#[export]
-unsafe extern "C" fn klp_rust_enabled_show(kobj: *mut bindings::kobject, _attr: *mut Attr, buf: *mut c_char) -> isize {
-    // SAFETY: the reader keeps the patch.
-    emit(buf, with_patch(kobj, 0, |_, patch| unsafe { (*patch.ptr()).enabled }.into()))
-}
-
-#[export]
-unsafe extern "C" fn klp_rust_enabled_store(
-    kobj: *mut bindings::kobject,
-    _attr: *mut Attr,
-    buf: *const c_char,
-    count: usize,
-) -> isize {
-    let on = match parse_bool(buf) {
-        Ok(on) => on,
-        Err(error) => return error,
+/// A file of a patch that shows a number.
+macro_rules! show {
+    ($name:ident, |$lock:pat_param, $patch:ident| $value:expr) => {
+        #[export]
+        unsafe extern "C" fn $name(kobj: *mut bindings::kobject, _attr: *mut Attr, buf: *mut c_char) -> isize {
+            emit(buf, with_patch(kobj, 0, |$lock, $patch| $value))
+        }
     };
-    with_patch(kobj, 0, |lock, patch| match lock.engine().request(patch, on) {
-        Ok(()) => count as isize,
-        Err(error) => -(error.0 as isize),
-    })
 }
 
-#[export]
-unsafe extern "C" fn klp_rust_transition_show(
-    kobj: *mut bindings::kobject,
-    _attr: *mut Attr,
-    buf: *mut c_char,
-) -> isize {
-    emit(buf, with_patch(kobj, 0, |lock, patch| lock.engine().is_moving(patch).into()))
+/// A file of a patch that a truth value is written to.
+macro_rules! store {
+    ($name:ident, |$lock:ident, $patch:ident, $on:ident| $request:expr) => {
+        #[export]
+        unsafe extern "C" fn $name(
+            kobj: *mut bindings::kobject,
+            _attr: *mut Attr,
+            buf: *const c_char,
+            count: usize,
+        ) -> isize {
+            let $on = match parse_bool(buf) {
+                Ok(on) => on,
+                Err(error) => return error,
+            };
+            with_patch(kobj, 0, |$lock, $patch| match $request {
+                Ok(()) => count as isize,
+                Err(error) => -(error.0 as isize),
+            })
+        }
+    };
 }
 
-#[export]
-unsafe extern "C" fn klp_rust_force_store(
-    kobj: *mut bindings::kobject,
-    _attr: *mut Attr,
-    buf: *const c_char,
-    count: usize,
-) -> isize {
-    match parse_bool(buf) {
-        Ok(true) => {}
-        Ok(false) => return count as isize,
-        Err(error) => return error,
-    }
-    with_patch(kobj, 0, |lock, patch| match lock.engine().force(patch) {
-        Ok(()) => count as isize,
-        Err(error) => -(error.0 as isize),
-    })
-}
+// SAFETY: the reader keeps the patch.
+show!(klp_rust_enabled_show, |_, patch| unsafe { (*patch.ptr()).enabled }.into());
+show!(klp_rust_transition_show, |lock, patch| lock.engine().is_moving(patch).into());
+show!(klp_rust_stack_order_show, |lock, patch| lock.engine().stack_order(patch) as c_int);
+
+store!(klp_rust_enabled_store, |lock, patch, on| lock.engine().request(patch, on));
+// Writing 0 asks for nothing.
+store!(klp_rust_force_store, |lock, patch, on| if on { lock.engine().force(patch) } else { Ok(()) });
 
 #[export]
 unsafe extern "C" fn klp_rust_replace_show(kobj: *mut bindings::kobject, _attr: *mut Attr, buf: *mut c_char) -> isize {
@@ -104,15 +95,6 @@ unsafe extern "C" fn klp_rust_replace_show(kobj: *mut bindings::kobject, _attr: 
     #[cfg(not(CONFIG_LIVEPATCH_REPLACE_SET))]
     // SAFETY: the reader keeps the patch.
     emit(buf, unsafe { (*patch).replace }.into())
-}
-
-#[export]
-unsafe extern "C" fn klp_rust_stack_order_show(
-    kobj: *mut bindings::kobject,
-    _attr: *mut Attr,
-    buf: *mut c_char,
-) -> isize {
-    emit(buf, with_patch(kobj, 0, |lock, patch| lock.engine().stack_order(patch) as c_int))
 }
 
 #[export]

@@ -7,6 +7,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
@@ -18,8 +19,15 @@ module_param(set, uint, 0444);
 static int state_ret;
 module_param(state_ret, int, 0444);
 
+/* How long a reader sleeps in the replacement, in milliseconds. */
+#ifndef PAUSE
+#define PAUSE 0
+#endif
+
 static int livepatch_proc_show(struct seq_file *m, void *v)
 {
+	if (PAUSE)
+		msleep_interruptible(PAUSE);
 	seq_printf(m, "%s\n", THIS_MODULE->name);
 	return 0;
 }

@@ -19,6 +19,8 @@ use crate::{dirs, vm};
 const SIZES: &[usize] = &[1, 100, 500];
 /// Sleeping threads.
 const THREADS: usize = 2000;
+/// How often each thing is measured; the table has the middle one.
+const ROUNDS: usize = 3;
 /// Calls of one patched function that are timed.
 const CALLS: usize = 100_000;
 
@@ -118,16 +120,16 @@ fn boot(image: &Path, modules: &Path) -> Result<String> {
          echo 'func klp_try_switch_task -p' > /sys/kernel/debug/dynamic_debug/control\n",
     );
     script += &format!(
-        "insmod /modules/klp_bench.ko\ncat /proc/klp_bench >/dev/null\n/threads {THREADS} sleep > /ready &\nuntil grep -q ready /ready; do sleep 1; done\n"
+        "insmod /modules/klp_bench.ko\nfor round in $(seq {ROUNDS}); do cat /proc/klp_bench >/dev/null; done\n/threads {THREADS} sleep > /ready &\nuntil grep -q ready /ready; do sleep 1; done\n"
     );
     fs_.file("/modules/klp_bench.ko", read(&modules.join("klp_bench.ko"))?);
     for size in SIZES {
         let name = format!("klp_bench_{size}");
         fs_.file(&format!("/modules/{name}.ko"), read(&modules.join(format!("{name}.ko")))?);
         script += &format!(
-            "insmod /modules/{name}.ko\nuntil grep -q 0 /sys/kernel/livepatch/{name}/transition; do sleep 1; done\n\
+            "for round in $(seq {ROUNDS}); do\ninsmod /modules/{name}.ko\nuntil grep -q 0 /sys/kernel/livepatch/{name}/transition; do sleep 1; done\n\
              cat /proc/klp_bench >/dev/null\necho 0 > /sys/kernel/livepatch/{name}/enabled\n\
-             while [ -e /sys/kernel/livepatch/{name} ]; do sleep 1; done\nsleep 1\nrmmod {name}\n"
+             while [ -e /sys/kernel/livepatch/{name} ]; do sleep 1; done\nsleep 1\nrmmod {name}\ndone\n"
         );
     }
     fs_.program("/script", script);
@@ -162,7 +164,7 @@ fn boot(image: &Path, modules: &Path) -> Result<String> {
     loop {
         match qemu.try_wait()? {
             Some(_) => break,
-            None if start.elapsed() > Duration::from_secs(540) => {
+            None if start.elapsed() > Duration::from_secs(1800) => {
                 qemu.kill()?;
                 qemu.wait()?;
                 bail!("the guest did not end:\n{}", vm::tail(&dirs::read(&path("console"))?, 30));
@@ -186,27 +188,39 @@ fn figures(console: &str) -> Option<Figures> {
         .filter_map(|(_, text)| text.split_once("bench: calls ")?.1.parse::<f64>().ok())
         .map(|ns| ns / CALLS as f64)
         .collect();
-    let at = |what: &str| lines.iter().find(|(_, text)| text.contains(what)).map(|(time, _)| *time);
+    let (plain, patched) = calls.split_at_checked(ROUNDS)?;
     let mut transitions = Vec::new();
     for &size in SIZES {
         let span = |what: &str| -> Option<f64> {
-            let start = at(&format!("'klp_bench_{size}': starting {what} transition"))?;
-            Some((at(&format!("'klp_bench_{size}': completing {what} transition"))? - start) * 1e6)
+            let at = |word: &str| -> Vec<f64> {
+                let text = format!("'klp_bench_{size}': {word} {what} transition");
+                lines.iter().filter(|line| line.1.contains(&text)).map(|line| line.0).collect()
+            };
+            let (starts, ends) = (at("starting"), at("completing"));
+            median(&starts.iter().zip(&ends).map(|(start, end)| (end - start) * 1e6).collect::<Vec<f64>>())
         };
         transitions.push((size, span("patching")?, span("unpatching")?));
     }
-    Some(Figures { calls: (*calls.first()?, *calls.get(1)?), transitions })
+    Some(Figures { calls: (median(plain)?, median(patched)?), transitions })
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Times come from the kernel's stamps, calls from the module's own line.
+    /// Times come from the kernel's stamps, calls from the module's own line, first those without a patch; one odd value
+    /// does not matter.
     #[test]
     fn reads_figures() {
-        let mut log =
-            String::from("[    1.0] klp_bench: bench: calls 200000\n[    1.1] klp_bench: bench: calls 9000000\n");
+        let mut log: String = [200_000, 900_000, 200_000, 9_000_000, 9_000_000, 1_000_000]
+            .map(|ns| format!("[    1.0] klp_bench: bench: calls {ns}\n"))
+            .concat();
         for (i, size) in SIZES.iter().enumerate() {
             for (j, what) in ["patching", "unpatching"].iter().enumerate() {
                 let t = 10 * (i * 2 + j);

@@ -28,6 +28,8 @@ pub enum Config {
     Sets,
     /// As in mainline, in a kernel that checks locks, RCU, memory and lists.
     Debug,
+    /// With replace sets, in such a kernel.
+    DebugSets,
     /// As in mainline, with mainline's C core: what the Rust core is measured against.
     C,
 }
@@ -39,6 +41,7 @@ impl Config {
             Config::Stock => "stock",
             Config::Sets => "sets",
             Config::Debug => "debug",
+            Config::DebugSets => "debug-sets",
             Config::C => "c",
         }
     }
@@ -51,6 +54,7 @@ impl Config {
             Config::Stock => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
             Config::Sets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
             Config::Debug => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n" + &read("runtime-7-debug.config")?,
+            Config::DebugSets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n" + &read("runtime-7-debug.config")?,
             Config::C => base.replace("CONFIG_LIVEPATCH_RUST=y", "# CONFIG_LIVEPATCH_RUST is not set"),
         })
     }
@@ -58,9 +62,19 @@ impl Config {
     /// Debugging changes every object, so it has a directory of its own; the others differ in little.
     fn objdir(self) -> &'static str {
         match self {
-            Config::Debug => "build-debug",
+            Config::Debug | Config::DebugSets => "build-debug",
             _ => "build",
         }
+    }
+
+    /// Whether struct klp_patch says which set it replaces.
+    pub fn has_sets(self) -> bool {
+        matches!(self, Config::Sets | Config::DebugSets)
+    }
+
+    /// Whether the kernel watches itself.
+    pub fn is_debug(self) -> bool {
+        matches!(self, Config::Debug | Config::DebugSets)
     }
 }
 
@@ -87,8 +101,8 @@ pub fn by_hand(tree: &Path, modules: Option<PathBuf>) -> Result<Built> {
 /// Builds it unless it is there.
 pub fn build(config: Config) -> Result<Built> {
     let dir = dirs::dev_cache()?.join("runtime");
-    let source = dir.join("source");
     let dest = dir.join(config.name());
+    let source = dir.join("source");
     let built = Built { image: dest.join("bzImage"), modules: dest.join("modules"), source: source.clone() };
     let pristine = kernel::source("linux-7")?;
     let _lock = dirs::lock("runtime")?;
@@ -98,16 +112,8 @@ pub fn build(config: Config) -> Result<Built> {
     if dirs::read(&done).ok().as_deref() == Some(stamp.as_str()) {
         return Ok(built);
     }
-    let make = Make::prepare(&dir, config)?;
-    if !source.exists() {
-        eprintln!("copying the kernel source");
-        dirs::complete(&source, |part| {
-            let sh = Shell::new()?;
-            cmd!(sh, "cp -a --reflink=auto {pristine}/. {part}").quiet().run()?;
-            Ok(())
-        })?;
-    }
-    tree::install(&source, false)?;
+    let make = Make::of(&dir, config)?;
+    self::source(&dir, &pristine)?;
     make.kernel(&source, &fragment)?;
     if config != Config::C {
         hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
@@ -120,11 +126,52 @@ pub fn build(config: Config) -> Result<Built> {
     Ok(built)
 }
 
+/// Builds the livepatch core of a tree with the runtime in it, configured without Rust: it has to be the C core.
+pub fn without_rust() -> Result<()> {
+    let dir = dirs::dev_cache()?.join("runtime");
+    let pristine = kernel::source("linux-7")?;
+    let _lock = dirs::lock("runtime")?;
+    let fragment = Config::C.fragment()?.replace("CONFIG_RUST=y", "# CONFIG_RUST is not set");
+    let done = dir.join("no-rust-stamp");
+    let stamp = stamp(&fragment)?;
+    if dirs::read(&done).ok().as_deref() == Some(stamp.as_str()) {
+        return Ok(());
+    }
+    let make = Make::prepare(&dir, "build-no-rust", "no-rust")?;
+    let source = source(&dir, &pristine)?;
+    make.configure(&source, &fragment)?;
+    make.run(&source, &["prepare".into(), "kernel/livepatch/".into()])?;
+    let built = make.objdir.join("kernel/livepatch");
+    let is_c = ["core.o", "patch.o", "shadow.o", "state.o", "transition.o", "livepatch.o"];
+    if let Some(missing) = is_c.iter().find(|name| !built.join(name).exists()) {
+        bail!("failed to find the C core's {missing} in `{}`", built.display());
+    }
+    if built.join("klp.o").exists() || built.join("glue.o").exists() {
+        bail!("the Rust core was built without CONFIG_RUST in `{}`", built.display());
+    }
+    dirs::write(&done, stamp)
+}
+
+/// The source tree that the kernels of this file are built from, with the runtime as it is now.
+fn source(dir: &Path, pristine: &Path) -> Result<PathBuf> {
+    let source = dir.join("source");
+    if !source.exists() {
+        eprintln!("copying the kernel source");
+        dirs::complete(&source, |part| {
+            let sh = Shell::new()?;
+            cmd!(sh, "cp -a --reflink=auto {pristine}/. {part}").quiet().run()?;
+            Ok(())
+        })?;
+    }
+    tree::install(&source, false)?;
+    Ok(source)
+}
+
 /// The object directory, holding that configuration: it may have been another's since the kernel was built.
 pub fn objdir(config: Config) -> Result<PathBuf> {
     let runtime = dirs::dev_cache()?.join("runtime");
     let _lock = dirs::lock("runtime")?;
-    let make = Make::prepare(&runtime, config)?;
+    let make = Make::of(&runtime, config)?;
     make.kernel(&runtime.join("source"), &config.fragment()?)?;
     Ok(make.objdir)
 }
@@ -133,7 +180,7 @@ pub fn objdir(config: Config) -> Result<PathBuf> {
 pub fn modules(config: Config, dir: &Path) -> Result<()> {
     let runtime = dirs::dev_cache()?.join("runtime");
     let _lock = dirs::lock("runtime")?;
-    let make = Make::prepare(&runtime, config)?;
+    let make = Make::of(&runtime, config)?;
     // The object directory may be another configuration's by now.
     make.kernel(&runtime.join("source"), &config.fragment()?)?;
     make.run(&runtime.join("source"), &[format!("M={}", dir.display()), "modules".into()])
@@ -176,7 +223,11 @@ struct Make {
 }
 
 impl Make {
-    fn prepare(dir: &Path, config: Config) -> Result<Make> {
+    fn of(dir: &Path, config: Config) -> Result<Make> {
+        Make::prepare(dir, config.objdir(), config.name())
+    }
+
+    fn prepare(dir: &Path, objdir: &str, name: &str) -> Result<Make> {
         apt::install(kernel::BUILD_PACKAGES)?;
         apt::install(PACKAGES)?;
         let tools = dir.with_file_name("tools");
@@ -195,9 +246,9 @@ impl Make {
             ["KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=klp", "KBUILD_BUILD_HOST=build"]
                 .map(str::to_owned),
         );
-        let objdir = dir.join(config.objdir());
+        let objdir = dir.join(objdir);
         dirs::create(&objdir)?;
-        Ok(Make { objdir, log: dir.join(format!("{}.log", config.name())), variables, libclang: libclang()? })
+        Ok(Make { objdir, log: dir.join(format!("{name}.log")), variables, libclang: libclang()? })
     }
 
     fn run(&self, source: &Path, targets: &[String]) -> Result<()> {
@@ -230,6 +281,11 @@ impl Make {
     }
 
     fn kernel(&self, source: &Path, fragment: &str) -> Result<()> {
+        self.configure(source, fragment)?;
+        self.run(source, &[])
+    }
+
+    fn configure(&self, source: &Path, fragment: &str) -> Result<()> {
         eprintln!("building the kernel with the runtime (minutes; log {})", self.log.display());
         fs::remove_file(&self.log).ok();
         self.run(source, &["tinyconfig".into()])?;
@@ -240,12 +296,19 @@ impl Make {
         let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
         text += fragment;
         dirs::write(&config, text)?;
-        self.run(source, &["rustavailable".into()])?;
+        let with_rust = fragment.lines().any(|line| line == "CONFIG_RUST=y");
+        if with_rust {
+            self.run(source, &["rustavailable".into()])?;
+        }
         self.run(source, &["olddefconfig".into()])?;
         let taken = dirs::read(&config)?;
-        for option in fragment
-            .lines()
-            .filter(|line| line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE"))
+        if !with_rust && taken.lines().any(|line| line == "CONFIG_RUST=y") {
+            bail!("failed to configure the kernel without Rust");
+        }
+        // What depends on CONFIG_RUST is not there to be unset.
+        let asked = fragment.lines().filter(|line| with_rust || !line.contains("RUST"));
+        for option in
+            asked.filter(|line| line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE"))
         {
             if !taken.lines().any(|line| line == option) {
                 bail!(
@@ -254,7 +317,7 @@ impl Make {
                 );
             }
         }
-        self.run(source, &[])
+        Ok(())
     }
 
     /// The kernel's test modules, adapted to sets where the kernel has them, and our own.
@@ -266,7 +329,7 @@ impl Make {
         let mut names = Vec::new();
         let mut sources: Vec<PathBuf> = Vec::new();
         let mut places = vec![theirs];
-        if config == Config::Sets {
+        if config.has_sets() {
             places.push(dirs::root().join("runtime/tests/modules"));
         }
         for place in places {
@@ -279,7 +342,7 @@ impl Make {
             let file = path.file_name().context("a source file has no name")?.to_string_lossy().into_owned();
             let name = path.file_stem().context("a source file has no name")?.to_string_lossy().into_owned();
             let text = dirs::read(&path)?;
-            let text = if config == Config::Sets { to_sets(&text) } else { text };
+            let text = if config.has_sets() { to_sets(&text) } else { text };
             dirs::write(&work.join(&file), text)?;
             if file.ends_with(".c") {
                 names.push(name);

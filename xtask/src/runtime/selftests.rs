@@ -17,19 +17,44 @@ use crate::vm::{self, Guest};
 use crate::{apt, dirs};
 
 /// Debian packages of the tools below.
-const PACKAGES: &[&str] =
-    &["bash", "coreutils", "procps", "kmod", "util-linux", "grep", "sed", "mawk", "diffutils", "libc-bin", "gcc"];
+const PACKAGES: &[&str] = &[
+    "bash",
+    "coreutils",
+    "procps",
+    "kmod",
+    "util-linux",
+    "grep",
+    "sed",
+    "mawk",
+    "diffutils",
+    "findutils",
+    "libc-bin",
+    "gcc",
+];
 
 /// What the scripts run, by the name they run it by.
 const TOOLS: &[&str] = &[
-    "awk", "cat", "cp", "cut", "date", "diff", "dmesg", "env", "getconf", "grep", "head", "id", "insmod", "ls",
+    "awk", "cat", "cp", "cut", "date", "diff", "dmesg", "env", "find", "getconf", "grep", "head", "id", "insmod", "ls",
     "mkdir", "modinfo", "realpath", "rm", "rmmod", "sed", "seq", "sleep", "sort", "stat", "sysctl", "sync", "tail",
     "tr", "uname", "wc",
 ];
 
 /// Lines in the log that no test may leave behind.
-const SPLATS: &[&str] =
-    &["WARNING: ", "BUG: ", "Oops", "INFO: task ", "INFO: rcu", "possible circular locking", "suspicious RCU"];
+const SPLATS: &[&str] = &[
+    "WARNING: ",
+    "BUG",
+    "Oops",
+    "INFO: task ",
+    "INFO: rcu",
+    "INFO: trying to register non-static key",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU",
+    "sleeping function",
+    "corruption",
+    "ODEBUG",
+    "new suspected memory leaks",
+];
 
 /// Builds the kernel if needed, boots it, runs the scripts whose name contains one of `names` (all without any).
 pub fn run(config: Config, names: &[String]) -> Result<()> {
@@ -43,7 +68,7 @@ pub fn run_in(built: &Built, config: Config, names: &[String]) -> Result<()> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
     let scripts: Vec<(String, PathBuf)> =
         scripts(built, config)?.into_iter().filter(|(name, _)| wanted(name)).collect();
-    let (guest, script) = guest(built, &scripts)?;
+    let (guest, script) = guest(built, config, &scripts)?;
     let run = guest.try_run(&script)?;
     let log = built.image.with_extension("log");
     dirs::write(&log, format!("{}\n---- output\n{}", run.console, run.output))?;
@@ -80,6 +105,10 @@ pub fn run_in(built: &Built, config: Config, names: &[String]) -> Result<()> {
     if !failed.is_empty() {
         bail!("livepatch scripts failed: {}\n{}", failed.join(", "), vm::tail(&run.output, 60));
     }
+    let leaks: Vec<&str> = run.output.split_once("@@leaks").map_or(Vec::new(), |(_, leaks)| leaks.lines().collect());
+    if leaks.iter().any(|line| line.starts_with("unreferenced object")) {
+        bail!("memory leaked:\n{}", leaks.join("\n"));
+    }
     if !splats.is_empty() {
         bail!("the kernel's log has {} warnings", splats.len());
     }
@@ -94,7 +123,7 @@ fn splats(console: &str) -> Vec<String> {
 fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
     let dir = match config {
         Config::Stock | Config::Debug | Config::C => built.source.join("tools/testing/selftests/livepatch"),
-        Config::Sets => dirs::root().join("runtime/tests"),
+        Config::Sets | Config::DebugSets => dirs::root().join("runtime/tests"),
     };
     let entries = fs::read_dir(&dir).with_context(|| format!("failed to read `{}`", dir.display()))?;
     let mut scripts: Vec<(String, PathBuf)> = entries
@@ -110,8 +139,9 @@ fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// A guest with tools, modules and scripts, and what it runs.
-fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)> {
+fn guest(built: &Built, config: Config, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)> {
     let mut guest = Guest::new(&built.image)?;
+    guest.counted();
     let minutes: u64 = std::env::var("MINUTES").ok().and_then(|m| m.parse().ok()).unwrap_or(3);
     guest.timeout(Duration::from_secs(60 * minutes + 240 * scripts.len() as u64));
     let read = |path: &Path| fs::read(path).with_context(|| format!("failed to read `{}`", path.display()));
@@ -133,11 +163,13 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
     cmd!(sh, "gcc -O2 -o {getpid} {source}").quiet().run().context("failed to compile a test program")?;
     guest.file("/selftests/test_klp-call_getpid", read(&getpid)?);
     libraries.extend(needs(&sh, &getpid)?);
-    let threads = work.path().join("threads");
-    let source = dirs::root().join("runtime/tests/threads.c");
-    cmd!(sh, "gcc -O2 -pthread -o {threads} {source}").quiet().run().context("failed to compile a test program")?;
-    guest.file("/selftests/threads", read(&threads)?);
-    libraries.extend(needs(&sh, &threads)?);
+    for name in ["threads", "stress"] {
+        let program = work.path().join(name);
+        let source = dirs::root().join(format!("runtime/tests/{name}.c"));
+        cmd!(sh, "gcc -O2 -pthread -o {program} {source}").quiet().run().context("failed to compile a test program")?;
+        guest.file(&format!("/selftests/{name}"), read(&program)?);
+        libraries.extend(needs(&sh, &program)?);
+    }
     for library in &libraries {
         guest.file(&library.to_string_lossy(), read(library)?);
     }
@@ -158,10 +190,15 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
          mkdir -p /lib/modules/$(uname -r)/build\n\
          cd /selftests\n",
     );
+    if config.is_debug() {
+        // What was allocated before the scripts is not theirs.
+        script += "echo scan > /sys/kernel/debug/kmemleak; echo clear > /sys/kernel/debug/kmemleak\n";
+    }
     // How long a stress run is, from our environment to the guest's.
-    for name in ["THREADS", "CYCLES"] {
+    for name in ["THREADS", "CYCLES", "SEED"] {
         if let Ok(value) = std::env::var(name) {
-            script += &format!("export {name}={}\n", value.parse::<u32>().context("THREADS and CYCLES are numbers")?);
+            script +=
+                &format!("export {name}={}\n", value.parse::<u32>().context("THREADS, CYCLES and SEED are numbers")?);
         }
     }
     for (name, path) in scripts {
@@ -170,6 +207,11 @@ fn guest(built: &Built, scripts: &[(String, PathBuf)]) -> Result<(Guest, String)
             "chmod +x {name}.sh; start=$(date +%s); ./{name}.sh; status=$?\n\
              echo \"@@result {name} $status $(( $(date +%s) - start ))\"\n"
         );
+    }
+    if config.is_debug() {
+        // Twice: memory counts as leaked when it is old and two scans have missed it.
+        script += "sleep 6; echo scan > /sys/kernel/debug/kmemleak; sleep 6; echo scan > /sys/kernel/debug/kmemleak\n\
+                   echo @@leaks; cat /sys/kernel/debug/kmemleak\n";
     }
     Ok((guest, script))
 }

@@ -5,6 +5,15 @@
 //! to run, or none for the original. Runs in any context, before the function, with no lock: it allocates nothing, takes
 //! nothing, cannot panic. Hard because the lock holder changes the stack and the words around it at the same time; every
 //! load below that must not move up is an acquire in the implementation.
+//!
+//! Nearly all calls come when no transition concerns the function. For them each stack has a settled word: the replacement
+//! that every task runs, if there is one, and nothing while there may be two answers. The rules that make it enough to read
+//! that one word:
+//!
+//! * it names the top of the stack, and only while that is not in transition (`stack.rs` writes it, the lock holder only);
+//! * it is given when all tasks are on one side, so whoever sees it early sees what the long way would have found;
+//! * it is taken away before any task is asked to switch. A task that sees it late has not switched: each way to switch is
+//!   a full barrier or a lock between reading that it was asked and the next call.
 
 use super::platform::{Anomaly, Side};
 
@@ -15,6 +24,8 @@ pub trait Redirect {
     /// One replacement.
     type Func: Copy + Eq;
 
+    /// What all tasks run, if no transition concerns this stack.
+    fn settled(&self, stack: Self::Stack) -> Option<Self::Func>;
     /// The newest replacement. Ordered before [`in_transition`](Self::in_transition).
     fn top(&self, stack: Self::Stack) -> Option<Self::Func>;
     /// The replacement that `func` was put on top of.
@@ -35,6 +46,9 @@ pub trait Redirect {
 /// before, so one step down is the whole of history.
 #[inline(always)]
 pub fn redirect<R: Redirect>(r: &R, stack: R::Stack) -> Option<R::Func> {
+    if let Some(func) = r.settled(stack) {
+        return Some(func);
+    }
     let Some(mut func) = r.top(stack) else {
         r.anomaly(Anomaly::EmptyStack);
         return None;

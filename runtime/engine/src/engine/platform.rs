@@ -293,6 +293,8 @@ pub trait Platform: Tasks + Redirect {
     fn old_span(&self, func: Self::Func) -> Span;
     /// Where the replacement is.
     fn new_span(&self, func: Self::Func) -> Span;
+    /// The first bytes of the original, up to the return address of its handler.
+    fn entry_span(&self, func: Self::Func) -> Span;
     /// Whether it is on its stack.
     fn applied(&self, func: Self::Func) -> bool;
     /// Says so.
@@ -301,14 +303,16 @@ pub trait Platform: Tasks + Redirect {
     fn set_transition(&self, func: Self::Func, on: bool);
     /// The stack of the function that `func` replaces.
     fn find_stack(&self, func: Self::Func) -> Option<Self::Stack>;
-    /// Makes a stack holding `func` and starts redirecting to it.
-    fn open_stack(&self, func: Self::Func) -> Result<(), Errno>;
+    /// Makes a stack holding `func`, not settled, and starts redirecting to it.
+    fn open_stack(&self, func: Self::Func) -> Result<Self::Stack, Errno>;
     /// Stops redirecting, waits for all handlers, and frees the stack, `func` being the last on it.
     fn close_stack(&self, stack: Self::Stack, func: Self::Func);
     /// Puts `func` on top.
     fn push(&self, stack: Self::Stack, func: Self::Func);
     /// Takes `func` off; handlers may still hold it.
     fn remove(&self, stack: Self::Stack, func: Self::Func);
+    /// Writes what [`settled`](Redirect::settled) reads. What the function refers to is seen by who sees it there.
+    fn set_settled(&self, stack: Self::Stack, func: Option<Self::Func>);
     /// A no-op of `object` for the function that `like` replaces.
     fn new_nop(&self, object: Self::Object, like: Self::Func) -> Result<(), Errno>;
     /// Forgets a function of the patch; a no-op is freed.

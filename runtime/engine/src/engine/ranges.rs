@@ -4,6 +4,9 @@
 //! In: the spans of code a transition takes out of use. Out: for one return address, the function it is in, in log N steps.
 //! Hard because spans may touch or overlap (aliases, sizes taken from symbol tables): each entry carries how far any entry
 //! up to it reaches, so one comparison answers for all of them.
+//!
+//! The way in counts, too: a handler that has made its choice can be preempted before the choice runs. All that its stack
+//! shows is that the function is being entered, and what it will run may be what goes out of use.
 
 use super::platform::{Anomaly, Errno, Platform, Side};
 use super::transition::{Engine, Move};
@@ -62,7 +65,9 @@ impl<P: Platform> Engine<P> {
     /// Makes sure that a transition of `patch` will find room, whatever modules come and go meanwhile.
     pub(super) fn reserve(&self, patch: P::Patch) -> Result<(), Errno> {
         let p = &self.platform;
-        p.reserve_ranges(p.objects(patch).map(|object| p.funcs(object).count()).sum())
+        let funcs: usize = p.objects(patch).map(|object| p.funcs(object).count()).sum();
+        // What is left, and the way in.
+        p.reserve_ranges(funcs.saturating_mul(2))
     }
 
     /// Recomputes the table. Callers make sure that no task may switch on what the old one left out.
@@ -72,12 +77,14 @@ impl<P: Platform> Engine<P> {
             let mut used = 0;
             for object in p.objects(moving.patch).filter(|&o| p.patched(o)) {
                 for func in p.funcs(object) {
-                    let Some(slot) = room.get_mut(used) else {
-                        p.anomaly(Anomaly::RangesFull);
-                        return RangeTable::Unknown;
-                    };
-                    *slot = Unsafe { span: self.leaving(moving.goal, func), reach: 0, func };
-                    used = used.wrapping_add(1);
+                    for span in [self.leaving(moving.goal, func), p.entry_span(func)] {
+                        let Some(slot) = room.get_mut(used) else {
+                            p.anomaly(Anomaly::RangesFull);
+                            return RangeTable::Unknown;
+                        };
+                        *slot = Unsafe { span, reach: 0, func };
+                        used = used.wrapping_add(1);
+                    }
                 }
             }
             if let Some(table) = room.get_mut(..used) {

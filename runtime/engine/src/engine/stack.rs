@@ -77,11 +77,15 @@ impl<P: Platform> Engine<P> {
             p.anomaly(Anomaly::AlreadyApplied);
             return Err(Errno::INVAL);
         }
-        match p.find_stack(func) {
-            Some(stack) => p.push(stack, func),
+        let stack = match p.find_stack(func) {
+            Some(stack) => {
+                p.push(stack, func);
+                stack
+            }
             None => p.open_stack(func)?,
-        }
+        };
         p.set_applied(func, true);
+        self.settle(stack);
         Ok(())
     }
 
@@ -97,9 +101,34 @@ impl<P: Platform> Engine<P> {
             Removed::Settled
         } else {
             p.remove(stack, func);
+            self.settle(stack);
             Removed::InFlight
         };
         p.set_applied(func, false);
         removed
+    }
+
+    /// Makes handlers ask for the side of the task where this function is the newest, or no longer.
+    pub(super) fn flag(&self, func: P::Func, on: bool) {
+        let p = &self.platform;
+        p.set_transition(func, on);
+        // The functions of a module that is not loaded are on no stack.
+        if p.applied(func) {
+            if let Some(stack) = p.find_stack(func) {
+                self.settle(stack);
+            }
+        }
+    }
+
+    /// Brings the settled word of a stack up to date; after each change of the stack or of a flag on it.
+    ///
+    /// Invariant: all tasks agree about the top whenever it has no flag. Flags go on before tasks are asked and come off
+    /// after the last has switched; a function without one is put on a stack, or uncovered, only while the tasks are on the
+    /// side that runs it, or before the module it is in has any.
+    fn settle(&self, stack: P::Stack) {
+        let p = &self.platform;
+        // A no-op has no address: the long way.
+        let top = p.top(stack).filter(|&func| !p.in_transition(func) && !p.is_nop(func));
+        p.set_settled(stack, top);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! In: a patch whose functions shall be used, or no longer. Out: the same once each task has passed a moment when it ran
 //! none of the code that changes. Hard because tasks switch by themselves meanwhile, fork and exit, and because the order
-//! of four writes is what they rely on: sides, then function flags, then stacks, then pending flags.
+//! of four writes is what they rely on: sides, then function flags (and with them settled words), then stacks, then pending
+//! flags.
 //!
 //! A transition is a token. [`Prepared`] can be started or cancelled, once; after the start only reversing, forcing and
 //! retrying are left, and they exist only on what [`Engine::moving`] returns.
@@ -132,6 +133,8 @@ impl<P: Platform> Engine<P> {
         p.log(Event::Starting(moving.patch, moving.goal));
         // Nobody reads the table now: no task is pending.
         self.rebuild_ranges(moving);
+        // Stacks and settled words before pending flags: a task that switches must not miss what it switched to.
+        p.write_barrier();
         self.every_task(&mut |task| {
             if p.side(task) != Some(moving.goal) {
                 p.set_pending(task);
@@ -335,7 +338,7 @@ impl<P: Platform> Engine<P> {
         let p = &self.platform;
         for object in p.objects(patch) {
             for func in p.funcs(object) {
-                p.set_transition(func, on);
+                self.flag(func, on);
             }
         }
     }

@@ -26,7 +26,7 @@ pub fn check(world: &World) {
 /// No task will return into code that is gone.
 fn code_is_there(world: &World) {
     for task in &world.tasks {
-        for &address in &task.frames {
+        for address in task.places() {
             if let Code::Replacement(func) = code_at(address) {
                 assert!(world.funcs[func.0].is_some(), "a task runs in freed code: {world:#?}");
             }
@@ -45,6 +45,8 @@ fn stacks_hold_what_is_applied(world: &World) {
         }
         let applied = world.funcs.iter().flatten().filter(|f| f.applied && f.name == name).count();
         assert_eq!(applied, stack.len(), "applied but not on a stack");
+        let agreed = stack.first().copied().filter(|&f| !world.func(f).transition && !world.func(f).nop);
+        assert_eq!(world.settled[name], agreed, "the settled word is not what all tasks run");
     }
 }
 
@@ -59,7 +61,7 @@ fn quiet(world: &World) {
     }
     // Replaced or disabled code is on no stack, or the patch was forced.
     for task in world.tasks.iter().filter(|t| t.alive) {
-        for &address in &task.frames {
+        for address in task.places() {
             if let Code::Replacement(func) = code_at(address) {
                 let patch = world.func(func).patch;
                 let data = &world.patches[patch.0];
@@ -94,7 +96,7 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
         if world.tainted {
             continue;
         }
-        for &address in &task.frames {
+        for address in task.places() {
             let (name, new) = match code_at(address) {
                 Code::Original(name) => (name, changed.get(&name).is_some_and(|&f| world.func(f).nop)),
                 Code::Replacement(func) => (world.func(func).name, world.func(func).patch == moving),

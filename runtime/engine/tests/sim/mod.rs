@@ -10,8 +10,10 @@
 
 mod invariants;
 mod platform;
+mod steps;
+mod view;
 mod world;
 
 pub use invariants::check;
-pub use platform::{Random, Sim};
+pub use steps::{Random, Sim};
 pub use world::*;

@@ -86,6 +86,25 @@ pub struct TaskData {
     pub pending: bool,
     /// Return addresses, innermost last.
     pub frames: Vec<usize>,
+    /// The handler of this name has decided on this address, and was preempted before it runs.
+    pub entering: Option<(usize, usize)>,
+}
+
+impl TaskData {
+    /// A task in user space, or an idle processor's.
+    pub fn new(idle: bool) -> TaskData {
+        TaskData { alive: true, idle, online: true, side: None, pending: false, frames: vec![], entering: None }
+    }
+
+    /// Where it is, and where it is about to be.
+    pub fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.frames.iter().copied().chain(self.entering.map(|(_, target)| target))
+    }
+
+    /// Whether it could leave the kernel.
+    pub fn is_outside(&self) -> bool {
+        self.frames.is_empty() && self.entering.is_none()
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -105,6 +124,8 @@ pub struct World {
     pub tasks: Vec<TaskData>,
     /// Per name, newest first; `None`: calls are not redirected.
     pub stacks: Vec<Option<Vec<Func>>>,
+    /// What handlers take without asking, by name.
+    pub settled: Vec<Option<Func>>,
     /// The module a name is in.
     pub home: Vec<Option<Module>>,
     pub list: Vec<Patch>,
@@ -135,6 +156,11 @@ pub fn original(name: usize) -> Span {
     Span { start, end: start + 10 }
 }
 
+/// Where its handler returns to.
+pub fn entry(name: usize) -> usize {
+    original(name).start + 1
+}
+
 /// Where a replacement is.
 pub fn replacement(func: Func) -> Span {
     let start = REPLACEMENT + func.0 * STEP;
@@ -160,14 +186,14 @@ impl World {
     /// A world of `tasks` tasks and `idle` processors, where name `i` is in module `home[i]`, with these patches.
     pub fn new(home: &[Option<usize>], patches: &[PatchData], tasks: usize, idle: usize) -> World {
         let modules = home.iter().flatten().max().map_or(0, |m| m + 1);
-        let task = |idle| TaskData { alive: true, idle, online: true, side: None, pending: false, frames: vec![] };
         let mut world = World {
             patches: patches.to_vec(),
             objects: vec![],
             funcs: vec![],
             modules: vec![ModuleData { running: false, alive: false }; modules],
-            tasks: (0..idle).map(|_| task(true)).chain((0..tasks).map(|_| task(false))).collect(),
+            tasks: (0..idle).map(|_| TaskData::new(true)).chain((0..tasks).map(|_| TaskData::new(false))).collect(),
             stacks: vec![None; home.len()],
+            settled: vec![None; home.len()],
             home: home.iter().map(|m| m.map(Module)).collect(),
             list: vec![],
             goal: None,
