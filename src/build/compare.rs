@@ -179,7 +179,8 @@ pub(super) fn resolve(
             }
         }
         object.callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
-        parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch });
+        let held = diff.data.held.clone();
+        parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
     report.refusals.dedup_by(|a, b| a.message == b.message && a.object == b.object);
     Ok(parts)

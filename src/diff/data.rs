@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
+use super::readers::{self, Travelling};
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
@@ -19,6 +20,7 @@ pub fn changes(
     compare: &Compare<'_, '_>,
     (old_tables, new_tables): (&Tables, &Tables),
     functions: &[FunctionVerdict],
+    travelling: &Travelling,
     refusals: &mut Vec<Refusal>,
 ) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
@@ -51,6 +53,10 @@ pub fn changes(
             }
             _ => {}
         }
+        if travelling.tables.contains(&id) {
+            out.recarried.insert(id);
+            continue;
+        }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
         if constant && new.rule(id).is_none() {
             let (old_readers, new_readers) =
@@ -63,6 +69,9 @@ pub fn changes(
             }
         }
         refusals.push(data_changed(compare, twin, id, &difference));
+    }
+    if !out.recarried.is_empty() {
+        out.held = readers::held(new, new_tables, &out.recarried);
     }
     out
 }

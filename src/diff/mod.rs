@@ -11,6 +11,7 @@ mod data;
 mod entries;
 mod functions;
 pub mod names;
+mod readers;
 mod registered;
 pub mod special;
 mod strays;
@@ -53,8 +54,9 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
 
     let compare = Compare::new(&old, &new, &twins);
     let mut functions = functions::verdicts(&compare, &old_tables, &new_tables);
+    let travelling = readers::spread(&compare, (&old_tables, &new_tables), &mut functions);
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
-    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &mut refusals);
+    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
     strays::find(&compare, &new_tables, &functions, &mut refusals);
     unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);

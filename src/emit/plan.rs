@@ -25,6 +25,8 @@ pub struct UnitPatch {
     pub object: String,
     /// Its part.
     pub patch: PatchObject,
+    /// Carried tables whose address may be kept by somebody.
+    pub held: Vec<String>,
 }
 
 /// What a link name stands for.
@@ -45,6 +47,8 @@ pub struct Plan {
     pub tables: Vec<ObjectTable>,
     /// What undefined names of the linked module stand for.
     pub link_names: BTreeMap<String, LinkName>,
+    /// Carried tables whose address may be kept by somebody: the module must stay.
+    pub held: Vec<String>,
 }
 
 /// Plans the link.
@@ -58,6 +62,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
     }
     let link_names = rename_livepatch_symbols(&mut units, &taken, symvers);
     let tables = tables(&units, &labels);
+    let held = units.iter().flat_map(|unit| unit.held.iter().cloned()).collect();
     let mut stems = BTreeSet::new();
     let units = units
         .into_iter()
@@ -77,7 +82,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
             (stem, unit.patch.object)
         })
         .collect();
-    Plan { units, tables, link_names }
+    Plan { units, tables, link_names, held }
 }
 
 /// Undefined names that mean themselves: exports and what units link to among each other.

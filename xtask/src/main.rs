@@ -15,6 +15,7 @@ mod kernel;
 mod kernels;
 mod layout;
 mod matrix;
+mod releases;
 mod report;
 mod runtime;
 mod sources;
@@ -45,6 +46,11 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("kernel", kernel::run, "prepare a kernel and print its paths: kernel NAME [--refresh]"),
     ("vm", vm::run, "boot a kernel in QEMU: vm --kernel NAME [--module X.ko]... [SCRIPT]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
+    (
+        "corpus",
+        releases::run,
+        "fixes between two point releases as livepatches: corpus [--count N] [--seed N] [--only TEXT] ... (hours)",
+    ),
     (
         "runtime",
         runtime::run,
