@@ -3,7 +3,8 @@
 //! In: a comparison and the function verdicts. Out: the verdicts with such readers changed, and the tables that therefore
 //! travel. The running kernel keeps its own table for everything else; so this is right only where nothing but code leads to
 //! it: not another datum, and no code that ran at boot and may have handed its address on. Tables with addresses of functions
-//! are left alone: those are registered, and what was registered before would go on using the old ones.
+//! are left alone: those are registered, and what was registered before would go on using the old ones. So are tables whose
+//! address is compared: what holds the old address would no longer be recognised.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,8 +23,8 @@ pub struct Travelling {
     pub tables: HashSet<AtomId>,
 }
 
-/// One use of a datum: by which whole function or other atom, and how.
-type Uses = HashMap<AtomId, Vec<(AtomId, Use)>>;
+/// The uses of each datum: by which whole function or other atom, how, and at which offset in it.
+type Uses = HashMap<AtomId, Vec<(AtomId, Use, i64)>>;
 
 /// Marks the readers of changed constant tables as changed.
 pub fn spread(
@@ -45,7 +46,9 @@ pub fn spread(
     }
     let (old_uses, new_uses) = (uses(old, old_tables), uses(new, new_tables));
     for (twin, id, _) in changed {
-        let (Some(before), Some(after)) = (readers(old, &old_uses, twin), readers(new, &new_uses, id)) else { continue };
+        let (Some(before), Some(after)) = (readers(old, &old_uses, twin), readers(new, &new_uses, id)) else {
+            continue;
+        };
         if before.is_empty() || after.is_empty() {
             continue;
         }
@@ -89,10 +92,10 @@ fn uses(side: &Side<'_>, tables: &Tables) -> Uses {
     let mut uses = Uses::new();
     for id in side.ids() {
         for r in side.refs_of(id) {
-            if let Target::Atom(target, _) = r.target
+            if let Target::Atom(target, offset) = r.target
                 && side.atom(target).kind == Kind::Data
             {
-                uses.entry(target).or_default().push((tables.whole(id), r.usage));
+                uses.entry(target).or_default().push((tables.whole(id), r.usage, offset));
             }
         }
     }
@@ -103,12 +106,13 @@ fn uses(side: &Side<'_>, tables: &Tables) -> Uses {
 /// it only read from it: it has done so.
 fn readers(side: &Side<'_>, uses: &Uses, table: AtomId) -> Option<HashSet<AtomId>> {
     let mut readers = HashSet::new();
-    for (user, usage) in uses.get(&table).into_iter().flatten() {
+    for (user, usage, offset) in uses.get(&table).into_iter().flatten() {
         let section = side.section_name(*user);
         if section.starts_with(".discard.") {
             continue;
         }
-        if !side.is_function(*user) {
+        // A loop's end is compared as well; it lies behind the table.
+        if !side.is_function(*user) || (*usage == Use::Compared && *offset == 0) {
             return None;
         }
         if !names::is_init_section(section) && !names::is_exit_section(section) {
@@ -123,7 +127,7 @@ fn readers(side: &Side<'_>, uses: &Uses, table: AtomId) -> Option<HashSet<AtomId
 /// Names of those carried tables whose address the carried code takes: somebody may keep it.
 pub fn held(side: &Side<'_>, tables: &Tables, carried: &HashSet<AtomId>) -> Vec<String> {
     let uses = uses(side, tables);
-    let is_held = |id: &&AtomId| uses.get(*id).is_some_and(|all| all.iter().any(|(_, usage)| *usage != Use::Read));
+    let is_held = |id: &&AtomId| uses.get(*id).is_some_and(|all| all.iter().any(|(_, usage, _)| *usage != Use::Read));
     let mut names: Vec<String> = carried.iter().filter(is_held).map(|id| side.name(*id).to_owned()).collect();
     names.sort();
     names

@@ -12,6 +12,8 @@ pub enum Use {
     Branch,
     /// Memory there is read or written by the instruction itself.
     Read,
+    /// The address itself is compared with something.
+    Compared,
     /// Anything else: the address is taken, or it is not known what is done with it.
     Address,
 }

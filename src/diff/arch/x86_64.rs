@@ -51,6 +51,8 @@ impl Arch for X86_64 {
                 let adjust = if self.is_pc_relative(r_type) { (insn.next_ip() - offset) as i64 } else { 0 };
                 let usage = if is_branch(insn) {
                     Use::Branch
+                } else if insn.mnemonic() == Mnemonic::Cmp && !in_displacement(insn, decoder, offset) {
+                    Use::Compared
                 } else if insn.mnemonic() != Mnemonic::Lea && in_displacement(insn, decoder, offset) {
                     Use::Read
                 } else {

@@ -106,7 +106,11 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| case.name().contains(only.as_str()));
     let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
     if options.list {
-        cases.iter().for_each(|case| println!("{} {}", case.file.display(), case.files.len()));
+        for case in &cases {
+            let with: Vec<String> =
+                case.files.iter().filter(|f| **f != case.file).map(|f| f.display().to_string()).collect();
+            println!("{} {}", case.file.display(), with.join(" "));
+        }
         return Ok(());
     }
     let klp_build = build::klp_build()?;
