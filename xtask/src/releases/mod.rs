@@ -11,23 +11,29 @@ mod table;
 mod text;
 mod units;
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
 
+use crate::kernel::Kernel;
 use crate::{Args, build, dirs, kernel};
 use cases::{Case, Corpus};
+use packages::Release;
 use run::{Done, Runner};
 
 const USAGE: &str = "usage: cargo xtask corpus [--package linux-source-X.Y] [--from VERSION] [--to VERSION] \
-    [--count N] [--seed N] [--jobs N] [--only TEXT] [--again] [--failed] [--list] [--table]";
+    [--back KERNEL] [--count N] [--seed N] [--jobs N] [--only TEXT] [--again] [--failed] [--list] [--table]";
 
 /// What the task is asked.
 struct Options {
     package: String,
     from: Option<String>,
     to: Option<String>,
+    /// Take the fixes back from this kernel of the kernels table, which has them, instead of building the older release.
+    back: Option<String>,
     count: usize,
     seed: u64,
     jobs: usize,
@@ -49,6 +55,7 @@ impl Options {
             package: "linux-source-7.2".into(),
             from: None,
             to: None,
+            back: None,
             count: 240,
             seed: 1,
             jobs: 2,
@@ -65,6 +72,7 @@ impl Options {
                 "--package" => options.package = value()?,
                 "--from" => options.from = Some(value()?),
                 "--to" => options.to = Some(value()?),
+                "--back" => options.back = Some(value()?),
                 "--count" => options.count = value()?.parse().context(USAGE)?,
                 "--seed" => options.seed = value()?.parse().context(USAGE)?,
                 "--jobs" => options.jobs = value()?.parse().context(USAGE)?,
@@ -85,24 +93,24 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let options = Options::parse(args)?;
     let (old, new) = packages::two(&options.package, options.from.as_deref(), options.to.as_deref())?;
     eprintln!("{} {} -> {}", options.package, old.version, new.version);
-    let name = format!("build-{}", packages::directory(&old.version));
-    let kernel = kernel::build(&kernel::Plan {
-        name: &format!("{}-{}", options.package, old.version),
-        base: "x86_64_defconfig",
-        fragment: &dirs::root().join("tests/kernels/releases.config"),
-        source: &old.source,
-        version: &old.version,
-        objdir: &old.source.with_file_name(name),
-    })?;
+    let kernel = match &options.back {
+        Some(name) => kernel::prepare(name, false)?,
+        None => build_older(&options.package, &old)?,
+    };
+    let (before, after) = if options.back.is_some() { (&new, &old) } else { (&old, &new) };
     let units = units::Units::read(&kernel)?;
-    let differing = packages::differing(&old.source, &new.source)?;
+    let differing = packages::differing(&before.source, &after.source)?;
     let (built, differ) = (units.count, differing.len());
-    let corpus = Corpus::read(units, &old.source, &new.source, &differing)?;
-    eprintln!(
-        "{built} units; {differ} files differ, {} of them are `.c` files that were built",
-        corpus.candidates().len()
-    );
-    let cases = corpus.pick(options.seed, options.count);
+    let corpus = Corpus::read(units, &before.source, &after.source, &differing)?;
+    let candidates = corpus.candidates().len();
+    eprintln!("{built} units; {differ} files differ, {candidates} of them are `.c` files that were built");
+    let mut cases = corpus.pick(options.seed, usize::MAX);
+    if options.back.is_some() {
+        // That kernel is of another series: not every fix is in it word for word.
+        cases.retain(|case| applies(case, &kernel.source));
+        eprintln!("{} patches apply to {}", cases.len(), kernel.release);
+    }
+    cases.truncate(options.count);
     let wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| case.name().contains(only.as_str()));
     let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
     if options.list {
@@ -114,14 +122,12 @@ pub fn run(args: Args<'_>) -> Result<()> {
         return Ok(());
     }
     let klp_build = build::klp_build()?;
+    let [from, to] = [before, after].map(|release| packages::directory(&release.version));
+    let on = options.back.as_ref().map(|name| format!("-on-{name}")).unwrap_or_default();
     let runner = Runner {
         klp_build: &klp_build,
         kernel: &kernel,
-        dir: old.source.with_file_name(format!(
-            "{}-to-{}",
-            packages::directory(&old.version),
-            packages::directory(&new.version)
-        )),
+        dir: old.source.with_file_name(format!("{from}-to-{to}{on}")),
         stamp: run::stamp(&klp_build)?,
         again: options.again,
     };
@@ -135,6 +141,26 @@ pub fn run(args: Args<'_>) -> Result<()> {
     }
     println!("\n{}\n(each case is in {})", table::table(&results), runner.dir.display());
     Ok(())
+}
+
+/// The older release, built with the configuration of the corpus.
+fn build_older(package: &str, old: &Release) -> Result<Kernel> {
+    let name = format!("build-{}", packages::directory(&old.version));
+    kernel::build(&kernel::Plan {
+        name: &format!("{package}-{}", old.version),
+        base: "x86_64_defconfig",
+        fragment: &dirs::root().join("tests/kernels/releases.config"),
+        source: &old.source,
+        version: &old.version,
+        objdir: &old.source.with_file_name(name),
+    })
+}
+
+/// Whether a patch fits a source tree as it is.
+fn applies(case: &Case, source: &Path) -> bool {
+    let Ok(sh) = Shell::new() else { return false };
+    let run = cmd!(sh, "patch -p1 --dry-run --force --fuzz=0 -s -d {source}").stdin(&case.patch).quiet();
+    run.ignore_stdout().ignore_stderr().run().is_ok()
 }
 
 /// All cases, some at a time; what is said about each is printed as it comes.
