@@ -100,7 +100,7 @@ impl Runner<'_> {
     /// Runs a case, or gives the result that is there.
     pub fn run(&self, case: &Case) -> Result<Done> {
         if !self.again
-            && let Some(done) = self.kept(case, false)
+            && let Some(done) = self.kept(case, false).filter(|d| d.outcome != Outcome::Error)
         {
             return Ok(done);
         }
