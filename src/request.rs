@@ -43,6 +43,8 @@ pub struct Request {
     pub no_verify: bool,
     /// Find the source lines of the first differences.
     pub explain: bool,
+    /// Let changed constant tables travel with every function that reads them.
+    pub carry_tables: bool,
     /// Types whose layout may change: `struct foo`, or only `foo`.
     pub allow_layout_change: Vec<String>,
     /// Stop when it is known what would be in the module, and make none.

@@ -24,13 +24,9 @@ static int __init livepatch_init(void)
 	return klp_enable_patch(&patch);
 }
 
-/* Disabling comes first, through sysfs: the module cannot be removed while it is in use. */
-static void __exit livepatch_exit(void)
-{
-}
-
 module_init(livepatch_init);
-module_exit(livepatch_exit);
+
+@EXIT@
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("@DESCRIPTION@");
 MODULE_INFO(livepatch, "Y");

@@ -25,9 +25,10 @@ use crate::verify::{self, Evidence, Loaded};
 pub(super) fn compare<'o>(
     units: &[Unit],
     objects: &'o [(usize, Object, Object)],
+    request: &Request,
     report: &mut Report,
 ) -> Result<Vec<(usize, Diff<'o>)>> {
-    let options = diff::Options { require_call_sites: true };
+    let options = diff::Options { require_call_sites: true, carry_tables: request.carry_tables };
     let diffs: Vec<(usize, Diff<'o>)> = objects
         .par_iter()
         .map(|(unit, original, patched)| {
@@ -179,7 +180,8 @@ pub(super) fn resolve(
             }
         }
         object.callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
-        parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch });
+        let held = diff.data.held.clone();
+        parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
     report.refusals.dedup_by(|a, b| a.message == b.message && a.object == b.object);
     Ok(parts)

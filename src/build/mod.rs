@@ -73,7 +73,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     let compiles = compiles?;
 
     progress.step("comparing");
-    let diffs = compare::compare(&units, &compiles.pairs, &mut report)?;
+    let diffs = compare::compare(&units, &compiles.pairs, request, &mut report)?;
     if diffs.iter().all(|(_, d)| d.is_empty()) && report.refusals.is_empty() {
         report.outcome = Outcome::Unchanged;
         return Ok(report);

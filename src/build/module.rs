@@ -43,7 +43,16 @@ pub(super) fn make_module(
         ReplaceMode::Set(set) => vec![("replace_set".to_owned(), set.to_string())],
         ReplaceMode::All | ReplaceMode::Nothing => Vec::new(),
     };
-    let text = init::render(&request.name, &description, &plan.tables, &plan.states, replace, &info);
+    if !plan.held.is_empty() {
+        let names: Vec<String> = plan.held.iter().map(|name| format!("`{name}`")).collect();
+        report.warnings.push(format!(
+            "the contents of {} changed: what took its address before keeps the old ones, and since others may take the \
+             new one, the module can be disabled but never be removed",
+            names.join(", ")
+        ));
+    }
+    let stays = !plan.held.is_empty();
+    let text = init::render(&request.name, &description, &plan.tables, &plan.states, replace, stays, &info);
     let objtool = objtool.map(|args| {
         let program = kernel.module_build_dir().join("tools/objtool/objtool").display().to_string();
         std::iter::once(program).chain(args).collect()

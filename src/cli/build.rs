@@ -54,6 +54,9 @@ pub(super) struct Opts {
     /// Do not check the compiled original against the image.
     #[arg(long, help_heading = "Kernel")]
     no_verify: bool,
+    /// Let a changed constant table travel with every function that reads it, where only functions do.
+    #[arg(long)]
+    carry_tables: bool,
     /// Let the layout of this type change (`struct foo`); may be given several times.
     #[arg(long, value_name = "TYPE")]
     allow_layout_change: Vec<String>,
@@ -107,6 +110,7 @@ fn request(opts: &Opts) -> Result<Request> {
         launcher: opts.launcher.iter().flat_map(|l| l.split_whitespace().map(str::to_owned)).collect(),
         keep_tmp: opts.keep_tmp,
         no_verify: opts.no_verify,
+        carry_tables: opts.carry_tables,
         explain: opts.show_first_changed,
         allow_layout_change: opts.allow_layout_change.clone(),
         no_link: opts.no_link,

@@ -34,6 +34,9 @@ pub(super) struct Opts {
     /// The kernel object both belong to [default: `name=` in .modinfo, else vmlinux].
     #[arg(long, value_name = "NAME")]
     object: Option<String>,
+    /// Let a changed constant table travel with every function that reads it, where only functions do.
+    #[arg(long)]
+    carry_tables: bool,
     /// Let the layout of this type change (`struct foo`); may be given several times.
     #[arg(long, value_name = "TYPE")]
     allow_layout_change: Vec<String>,
@@ -54,7 +57,8 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         None => Symvers::default(),
     };
     let name = opts.object.clone().unwrap_or_else(|| object_name(&original));
-    let diff = diff::diff(&original, &patched, diff::Options::default())
+    let options = diff::Options { carry_tables: opts.carry_tables, ..diff::Options::default() };
+    let diff = diff::diff(&original, &patched, options)
         .with_context(|| format!("failed to compare `{}` and `{}`", opts.original.display(), opts.patched.display()))?;
     let mut report = Report::new();
     report.add(&name, None, &diff);

@@ -94,7 +94,10 @@ impl<'a> Job<'a> {
                 // gcc believes it, where it names the same directory, and debug information repeats it.
                 .env("PWD", self.paths.cwd(side == Side::Patched)),
         )?;
-        let messages = self.paths.readable(&String::from_utf8_lossy(&output.stderr));
+        let mut messages = self.paths.readable(&String::from_utf8_lossy(&output.stderr));
+        if side == Side::Patched {
+            messages = without_quotes(&messages);
+        }
         if output.status.success() {
             return Ok((output.stdout, messages));
         }
@@ -203,5 +206,31 @@ impl<'a> Job<'a> {
         args.extend(command::compile(self.base(side), &object, &self.file(side, "d")));
         let (_, messages) = self.run("compile", side, &args)?;
         Ok((object, messages))
+    }
+}
+
+/// Messages without the lines of source that they quote. The patched side is compiled with `#line` directives in it, and
+/// compilers quote by number: they would show another line than the one they speak about.
+fn without_quotes(messages: &str) -> String {
+    let is_quote = |line: &str| {
+        let rest = line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+        rest.starts_with('|') && line.starts_with(' ')
+    };
+    let mut text: String = messages.lines().filter(|line| !is_quote(line)).flat_map(|line| [line, "\n"]).collect();
+    if !messages.ends_with('\n') {
+        text.truncate(text.trim_end_matches('\n').len());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message stays, the wrong line under it goes.
+    #[test]
+    fn quotes_go() {
+        let text = "a.c:6:7: error: 'x' undeclared\n    6 | for (;;) {\n      |       ^\na.c:6:7: note: once\n";
+        assert_eq!(without_quotes(text), "a.c:6:7: error: 'x' undeclared\na.c:6:7: note: once\n");
     }
 }

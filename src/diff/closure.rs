@@ -146,9 +146,16 @@ impl Walk<'_, '_> {
                     }
                     self.out.refs.push(CarriedRef { atom, reference, dest });
                 }
+                // Code that is gone itself has been refused already: what it refers to would bury that.
+                Err(_) if self.is_gone_code(atom) => {}
                 Err(refusal) => self.out.refusals.push(*refusal),
             }
         }
+    }
+
+    fn is_gone_code(&self, id: AtomId) -> bool {
+        let section = self.side().section_name(id);
+        self.side().is_function(id) && (names::is_init_section(section) || names::is_exit_section(section))
     }
 
     fn dest(&self, from: AtomId, r: &Ref) -> Result<Dest, Box<Refusal>> {

@@ -6,6 +6,7 @@
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
+use super::readers::{self, Travelling};
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
@@ -18,6 +19,7 @@ pub fn changes(
     compare: &Compare<'_, '_>,
     (old_tables, new_tables): (&Tables, &Tables),
     functions: &[FunctionVerdict],
+    travelling: &Travelling,
     refusals: &mut Vec<Refusal>,
 ) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
@@ -50,6 +52,10 @@ pub fn changes(
             }
             _ => {}
         }
+        if travelling.tables.contains(&id) {
+            out.recarried.insert(id);
+            continue;
+        }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
         if constant && new.rule(id).is_none() {
             let (old_readers, new_readers) =
@@ -62,6 +68,9 @@ pub fn changes(
             }
         }
         refusals.push(data_changed(compare, twin, id, &difference));
+    }
+    if !out.recarried.is_empty() {
+        out.held = readers::held(new, new_tables, &out.recarried);
     }
     out
 }
@@ -158,6 +167,11 @@ fn data_changed(
     let name = a.name(old);
     let size = |side: &Side<'_>, id: AtomId| side.atom(id).end - side.atom(id).start;
     let (old_size, new_size) = (size(a, old), size(b, new));
+    // A constant that may be able to travel.
+    let way_out = |advice: &str| match readers::is_table(b, new) && readers::is_table(a, old) {
+        true => format!("{advice}; --carry-tables replaces all that read a constant table, where only functions do"),
+        false => advice.to_owned(),
+    };
     let section = a.section_name(old);
     if names::is_init_section(section) {
         return Refusal::new(
@@ -172,7 +186,9 @@ fn data_changed(
         return Refusal::new(
             Reason::DataResized,
             format!("data `{name}` has {new_size} bytes instead of {old_size}; the running kernel keeps the old ones"),
-            "put what is new into a new variable or a shadow variable (Documentation/livepatch/shadow-vars.rst)",
+            way_out(
+                "put what is new into a new variable or a shadow variable (Documentation/livepatch/shadow-vars.rst)",
+            ),
         )
         .symbol(name)
         .at(section, difference.original);
@@ -203,7 +219,7 @@ fn data_changed(
     Refusal::new(
         Reason::DataChanged,
         format!("changed data `{name}`: the running kernel keeps the old contents ({detail})"),
-        "write the new value in a pre-patch callback, or change the code that reads it",
+        way_out("write the new value in a pre-patch callback, or change the code that reads it"),
     )
     .symbol(name)
     .at(section, difference.original)

@@ -11,6 +11,7 @@ mod data;
 mod entries;
 mod functions;
 pub mod names;
+mod readers;
 mod registered;
 pub mod special;
 mod strays;
@@ -32,6 +33,8 @@ pub use verdict::{Diff, FunctionVerdict, Verdict};
 pub struct Options {
     /// Refuse a changed function without an ftrace call site also when *no* function of the object has one.
     pub require_call_sites: bool,
+    /// Let changed constant tables travel, and change every function that reads them.
+    pub carry_tables: bool,
 }
 
 /// Compares two objects.
@@ -52,8 +55,13 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
 
     let compare = Compare::new(&old, &new, &twins);
     let mut functions = functions::verdicts(&compare, &old_tables, &new_tables);
+    let travelling = if options.carry_tables {
+        readers::spread(&compare, (&old_tables, &new_tables), &mut functions)
+    } else {
+        readers::Travelling::default()
+    };
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
-    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &mut refusals);
+    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
     strays::find(&compare, &new_tables, &functions, &mut refusals);
     unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);

@@ -45,6 +45,8 @@ pub struct FunctionVerdict {
 pub struct DataChanges {
     /// Constant tables whose contents changed and that only changed functions read: carried anew.
     pub recarried: HashSet<AtomId>,
+    /// Those of them whose address code takes: what keeps it must not lose the module.
+    pub held: Vec<String>,
     /// New data that other units may refer to: carried even when nothing in this unit does.
     pub new_globals: Vec<AtomId>,
 }

@@ -30,13 +30,26 @@ pub enum ReplaceMode {
     Nothing,
 }
 
-/// Fills the template.
+/// What lets the module be removed.
+const EXIT: &str = "\
+/* Disabling comes first, through sysfs: the module cannot be removed while it is in use. */
+static void __exit livepatch_exit(void)
+{
+}
+module_exit(livepatch_exit);
+";
+
+/// A module with an init function and no exit function cannot be removed (kernel/module/main.c, `delete_module`).
+const NO_EXIT: &str = "/* It is never removed: the kernel may hold the address of a table in it. */\n";
+
+/// Fills the template; a module that `stays` can be disabled, and not removed.
 pub fn render(
     module: &str,
     description: &str,
     tables: &[ObjectTable],
     states: &[State<String>],
     replace: ReplaceMode,
+    stays: bool,
     info: &[(String, String)],
 ) -> String {
     let mut declarations = String::new();
@@ -82,6 +95,7 @@ pub fn render(
         .replace("@OBJECTS@", &objects)
         .replace("@STATES@", states)
         .replace("@REPLACE@", &replace)
+        .replace("@EXIT@\n", if stays { NO_EXIT } else { EXIT })
         .replace("\"@DESCRIPTION@\"", &quoted(description))
         .replace("@INFO@\n", &info)
 }
@@ -148,16 +162,26 @@ mod tests {
     /// Protects the meaning of `-s`: the number reaches the module, and only on kernels that have it.
     #[test]
     fn replace_member() {
-        let with = |mode| render("livepatch-x", "x", &[table()], &[], mode, &[]);
+        let with = |mode| render("livepatch-x", "x", &[table()], &[], mode, false, &[]);
         assert!(with(ReplaceMode::Set(7)).contains("\t.replace_set = 7,\n"));
         assert!(with(ReplaceMode::All).contains("\t.replace = true,\n"));
         assert!(!with(ReplaceMode::Nothing).contains(".replace"));
     }
 
+    /// Protects who holds an address in the module: without an exit function it is never removed.
+    #[test]
+    fn a_module_that_stays() {
+        let with = |stays| render("livepatch-x", "x", &[table()], &[], ReplaceMode::All, stays, &[]);
+        assert!(with(false).contains("module_exit(livepatch_exit);"));
+        assert!(!with(true).contains("exit"));
+        assert!(with(true).contains("module_init(livepatch_init);"));
+    }
+
     /// Protects the tables: names with dots through labels, positions, objects by name, callbacks.
     #[test]
     fn tables() {
-        let text = render("livepatch-x", "say \"x\"", &[table()], &[], ReplaceMode::All, &[("k".into(), "v".into())]);
+        let text =
+            render("livepatch-x", "say \"x\"", &[table()], &[], ReplaceMode::All, false, &[("k".into(), "v".into())]);
         assert!(text.contains("extern char klp_function_0_0[] asm(\"fill.isra.0\");"));
         assert!(text.contains(".old_name = \"fill.isra.0\", .new_func = klp_function_0_0, .old_sympos = 2 },"));
         assert!(text.contains(".name = \"ext4\","));
@@ -172,11 +196,11 @@ mod tests {
     fn states() {
         let functions = [("pre_patch", "widen".to_owned()), ("shadow_dtor", "drop.klp1".to_owned())].into();
         let state = State { id: 7, version: 2, is_shadow: true, functions };
-        let text = render("livepatch-x", "x", &[table()], &[state], ReplaceMode::Nothing, &[]);
+        let text = render("livepatch-x", "x", &[table()], &[state], ReplaceMode::Nothing, false, &[]);
         let entry = ".id = 7, .version = 2, .is_shadow = true, .callbacks.pre_patch = klp_state_pre_patch_0, \
                      .callbacks.shadow_dtor = klp_state_shadow_dtor_0 },";
         assert!(text.contains(entry), "{text}");
         assert!(text.contains("asm(\"drop.klp1\");") && text.contains("\t.states = states,\n"), "{text}");
-        assert!(!render("x", "x", &[table()], &[], ReplaceMode::Nothing, &[]).contains("states"));
+        assert!(!render("x", "x", &[table()], &[], ReplaceMode::Nothing, false, &[]).contains("states"));
     }
 }

@@ -26,6 +26,8 @@ pub struct UnitPatch {
     pub object: String,
     /// Its part.
     pub patch: PatchObject,
+    /// Carried tables whose address may be kept by somebody.
+    pub held: Vec<String>,
 }
 
 /// What a link name stands for.
@@ -48,6 +50,8 @@ pub struct Plan {
     pub states: Vec<State<String>>,
     /// What undefined names of the linked module stand for.
     pub link_names: BTreeMap<String, LinkName>,
+    /// Carried tables whose address may be kept by somebody: the module must stay.
+    pub held: Vec<String>,
 }
 
 /// Plans the link.
@@ -62,6 +66,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
     let link_names = rename_livepatch_symbols(&mut units, &taken, symvers);
     let tables = tables(&units, &labels);
     let states = states(&units, &labels);
+    let held = units.iter().flat_map(|unit| unit.held.iter().cloned()).collect();
     let mut stems = BTreeSet::new();
     let units = units
         .into_iter()
@@ -81,7 +86,7 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
             (stem, unit.patch.object)
         })
         .collect();
-    Plan { units, tables, states, link_names }
+    Plan { units, tables, states, link_names, held }
 }
 
 /// Undefined names that mean themselves: exports and what units link to among each other.

@@ -114,6 +114,14 @@ impl Apt {
         version.map(str::to_owned).with_context(|| format!("failed to find the version of `{package}`"))
     }
 
+    /// All versions that can be downloaded.
+    pub fn versions(&self, package: &str) -> Result<Vec<String>> {
+        let (sh, config) = (&self.sh, &self.config);
+        let table = cmd!(sh, "apt-cache -c {config} madison {package}").quiet().read();
+        let table = table.with_context(|| format!("failed to ask apt for versions of `{package}`"))?;
+        Ok(table.lines().filter_map(|l| l.split('|').nth(1)).map(|v| v.trim().to_owned()).collect())
+    }
+
     fn record(&self, package: &str) -> Result<String> {
         let (sh, config) = (&self.sh, &self.config);
         cmd!(sh, "apt-cache -c {config} show --no-all-versions {package}")

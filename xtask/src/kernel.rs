@@ -107,7 +107,16 @@ pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
     match spec.kind {
         Kind::Built { source, suite, config } => {
             let source = unpack_source(source, suite, refresh)?;
-            build(spec, &source, &dirs::root().join("tests/kernels").join(config))
+            let version =
+                dirs::read(&source.with_extension(version_suffix(&source.to_string_lossy()))).unwrap_or_default();
+            build(&Plan {
+                name: spec.name,
+                base: "tinyconfig",
+                fragment: &dirs::root().join("tests/kernels").join(config),
+                source: &source,
+                version: version.trim(),
+                objdir: &dirs::dev_cache()?.join("build").join(spec.name),
+            })
         }
         Kind::Stock { image, headers, source } => stock(spec, image, headers, source, refresh),
     }
@@ -159,20 +168,36 @@ fn unpack_tarball(apt: &Apt, package: &str, dir: &Path) -> Result<()> {
         .with_context(|| format!("failed to unpack `{}`", tarball.display()))
 }
 
+/// A kernel to be built.
+pub struct Plan<'a> {
+    /// For messages, and for the lock.
+    pub name: &'a str,
+    /// The configuration that the fragment is merged over: a target of the kernel's Makefile.
+    pub base: &'a str,
+    /// Options that win over the base.
+    pub fragment: &'a Path,
+    /// Source tree.
+    pub source: &'a Path,
+    /// Which source it is; another one makes another build.
+    pub version: &'a str,
+    /// Build directory; the stamp and the log lie beside it.
+    pub objdir: &'a Path,
+}
+
 /// Configures and builds with `O=`; the same configuration and source are never built twice.
-fn build(spec: &Spec, source: &Path, fragment: &Path) -> Result<Kernel> {
-    let objdir = dirs::dev_cache()?.join("build").join(spec.name);
-    let done = dirs::dev_cache()?.join("build").join(format!("{}.complete", spec.name));
-    let _lock = dirs::lock(&format!("build-{}", spec.name))?;
-    let wanted = dirs::read(fragment)?;
-    let sources = dirs::read(&source.with_extension(version_suffix(&source.to_string_lossy()))).unwrap_or_default();
-    let stamp = format!("{}\n{wanted}", sources.trim());
-    if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(&objdir, &done, &wanted) {
+pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
+    let (source, objdir) = (plan.source, plan.objdir);
+    let beside = objdir.file_name().context("failed to name a build directory")?.to_string_lossy().into_owned();
+    let done = objdir.with_file_name(format!("{beside}.complete"));
+    let _lock = dirs::lock(&format!("build-{}", plan.name))?;
+    let wanted = dirs::read(plan.fragment)?;
+    let stamp = format!("{}\n{wanted}", plan.version);
+    if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(objdir, &done, &wanted) {
         apt::install(BUILD_PACKAGES)?;
-        configure_and_make(spec.name, source, &objdir, &wanted)?;
+        configure_and_make(plan, &objdir.with_file_name(format!("{beside}.log")), &wanted)?;
         let missing = not_taken(&wanted, &dirs::read(&objdir.join(".config"))?);
         if !missing.is_empty() {
-            eprintln!("warning: {} does not take from {}: {}", spec.name, fragment.display(), missing.join(" "));
+            eprintln!("warning: {} does not take from {}: {}", plan.name, plan.fragment.display(), missing.join(" "));
         }
     }
     dirs::write(&done, stamp)?;
@@ -181,26 +206,26 @@ fn build(spec: &Spec, source: &Path, fragment: &Path) -> Result<Kernel> {
         release,
         source: source.to_path_buf(),
         image: objdir.join("arch/x86/boot/bzImage"),
-        modules: objdir.clone(),
+        modules: objdir.to_path_buf(),
         config: objdir.join(".config"),
         symvers: objdir.join("Module.symvers"),
         symbols: objdir.join("vmlinux"),
-        objdir,
+        objdir: objdir.to_path_buf(),
         stock: false,
     })
 }
 
-fn configure_and_make(name: &str, source: &Path, objdir: &Path, fragment: &str) -> Result<()> {
+fn configure_and_make(plan: &Plan<'_>, log: &Path, fragment: &str) -> Result<()> {
+    let Plan { name, base, source, objdir, .. } = *plan;
     dirs::create(objdir)?;
     let sh = Shell::new()?;
     sh.change_dir(source);
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let out = format!("O={}", objdir.display());
     let who = ["KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=klp", "KBUILD_BUILD_HOST=build"];
-    let log = objdir.with_file_name(format!("{name}.log"));
     eprintln!("building {name} in {} (minutes; log {})", objdir.display(), log.display());
     let make = |target: &[&str]| -> Result<()> {
-        let file = fs::File::options().create(true).append(true).open(&log)?;
+        let file = fs::File::options().create(true).append(true).open(log)?;
         // Not through xshell: its output goes to a file, and only its tail is of interest when it fails.
         let status = std::process::Command::new("make")
             .current_dir(source)
@@ -213,14 +238,14 @@ fn configure_and_make(name: &str, source: &Path, objdir: &Path, fragment: &str) 
             .status()
             .context("failed to run `make`")?;
         if !status.success() {
-            let text = dirs::read(&log)?;
+            let text = dirs::read(log)?;
             let tail: Vec<&str> = text.lines().rev().take(20).collect();
             bail!("failed to build {name}: {status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
         Ok(())
     };
-    fs::remove_file(&log).ok();
-    make(&["tinyconfig"])?;
+    fs::remove_file(log).ok();
+    make(&[base])?;
     let config = objdir.join(".config");
     dirs::write(&config, merge(&dirs::read(&config)?, fragment))?;
     make(&["olddefconfig"])?;

@@ -18,6 +18,7 @@ mod kernels;
 mod layout;
 mod matrix;
 mod mutate;
+mod releases;
 mod report;
 mod runtime;
 mod sources;
@@ -51,6 +52,11 @@ const TASKS: &[(&str, Task, &str)] = &[
     ("fuzz", fuzz::run, "coverage-guided inputs for the parsers: fuzz [TARGET]... [--seconds N]"),
     ("compare-upstream", compare_upstream::run, "build the patches with the kernel's own klp-build and compare (slow)"),
     ("bench", bench::run, "ours beside upstream's klp-build: time and memory, written to BENCHMARKS.md (slow)"),
+    (
+        "corpus",
+        releases::run,
+        "fixes between two point releases as livepatches: corpus [--count N] [--seed N] [--only TEXT] ... (hours)",
+    ),
     (
         "runtime",
         runtime::run,

@@ -10,7 +10,11 @@ use crate::elf::{Object, Section};
 pub enum Use {
     /// A direct call or jump.
     Branch,
-    /// Anything else: the address is taken, or memory there is read or written.
+    /// Memory there is read or written by the instruction itself.
+    Read,
+    /// The address itself is compared with something.
+    Compared,
+    /// Anything else: the address is taken, or it is not known what is done with it.
     Address,
 }
 

@@ -3,7 +3,7 @@
 //! A PC-relative field counts from the end of its *instruction*, which is four bytes after the field
 //! only when no immediate follows it (`cmpl $imm, sym(%rip)`); so code is decoded, not assumed.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic};
 
 use super::{Arch, HiddenBranch, Site, Use};
 use crate::elf::Section;
@@ -41,14 +41,22 @@ impl Arch for X86_64 {
         let mut offsets: Vec<(u64, u32)> = section.relocs.iter().map(|r| (r.r_offset, r.r_type)).collect();
         offsets.sort_unstable();
         let mut next = 0;
-        for_each_instruction(section, functions, |insn| {
+        for_each_instruction(section, functions, |insn, decoder| {
             while next < offsets.len() && offsets[next].0 < insn.ip() {
                 next += 1;
             }
             while next < offsets.len() && offsets[next].0 < insn.next_ip() {
                 let (offset, r_type) = offsets[next];
                 let adjust = if self.is_pc_relative(r_type) { (insn.next_ip() - offset) as i64 } else { 0 };
-                let usage = if is_branch(insn) { Use::Branch } else { Use::Address };
+                let usage = if is_branch(insn) {
+                    Use::Branch
+                } else if insn.mnemonic() == Mnemonic::Cmp && !in_displacement(insn, decoder, offset) {
+                    Use::Compared
+                } else if insn.mnemonic() != Mnemonic::Lea && in_displacement(insn, decoder, offset) {
+                    Use::Read
+                } else {
+                    Use::Address
+                };
                 sites.push((offset, Site { adjust, usage, insn: insn.ip() }));
                 next += 1;
             }
@@ -60,7 +68,7 @@ impl Arch for X86_64 {
         let mut found = Vec::new();
         let mut current = 0;
         let fields: HashSet<u64> = section.relocs.iter().map(|r| r.r_offset).collect();
-        for_each_instruction(section, functions, |insn| {
+        for_each_instruction(section, functions, |insn, _| {
             while current + 1 < functions.len() && insn.ip() >= functions[current].1 {
                 current += 1;
             }
@@ -150,7 +158,7 @@ impl Arch for X86_64 {
 }
 
 /// Decodes the given ranges in order; a range that does not decode to its end is read as far as it goes.
-fn for_each_instruction(section: &Section, ranges: &[(u64, u64)], mut visit: impl FnMut(&Instruction)) {
+fn for_each_instruction(section: &Section, ranges: &[(u64, u64)], mut visit: impl FnMut(&Instruction, &Decoder<'_>)) {
     let mut insn = Instruction::default();
     for &(start, end) in ranges {
         let Some(bytes) = section.data.get(start as usize..end as usize) else { continue };
@@ -160,9 +168,15 @@ fn for_each_instruction(section: &Section, ranges: &[(u64, u64)], mut visit: imp
             if insn.code() == Code::INVALID {
                 break;
             }
-            visit(&insn);
+            visit(&insn, &decoder);
         }
     }
+}
+
+/// Whether the field at `offset` is the displacement of a memory operand.
+fn in_displacement(insn: &Instruction, decoder: &Decoder<'_>, offset: u64) -> bool {
+    let constants = decoder.get_constant_offsets(insn);
+    constants.has_displacement() && insn.ip() + constants.displacement_offset() as u64 == offset
 }
 
 fn is_branch(insn: &Instruction) -> bool {

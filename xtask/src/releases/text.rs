@@ -1,0 +1,159 @@
+//! A file in two versions -> the names that its change is about. What a patch must hold to stand alone is read from these.
+//!
+//! No history comes with a source package: which header changed *with* a file can only be told by the names that
+//! both changes are about.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+/// Names of a change.
+#[derive(Debug, Default, Clone)]
+pub struct Change {
+    /// The unified diff, with `a/` and `b/`.
+    pub diff: String,
+    /// On added lines, and nowhere in the old file.
+    pub fresh: BTreeSet<String>,
+    /// On removed lines, and nowhere in the new file.
+    pub gone: BTreeSet<String>,
+    /// Declared or defined by a changed line: the first name before `(` of a line that starts at the margin.
+    pub declared: BTreeSet<String>,
+    /// Before `(` on any changed line.
+    pub called: BTreeSet<String>,
+    /// Files that added lines include.
+    pub includes: BTreeSet<String>,
+}
+
+impl Change {
+    /// Reads the change of `path` from the tree `old` to the tree `new`.
+    pub fn read(old: &Path, new: &Path, path: &Path) -> Result<Change> {
+        let (a, b) = (old.join(path), new.join(path));
+        let name = path.display();
+        let (label_a, label_b) = match a.exists() {
+            true => (format!("a/{name}"), format!("b/{name}")),
+            false => ("/dev/null".to_owned(), format!("b/{name}")),
+        };
+        let left = if a.exists() { a.clone() } else { "/dev/null".into() };
+        let sh = Shell::new()?;
+        // 1 says that they differ.
+        let output = cmd!(sh, "diff -u --label {label_a} --label {label_b} {left} {b}").quiet().ignore_status();
+        let output = output.output().with_context(|| format!("failed to compare `{name}`"))?;
+        let diff = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = |p: &Path| std::fs::read(p).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+        Ok(Change::new(diff, &text(&a), &text(&b)))
+    }
+
+    fn new(diff: String, old: &str, new: &str) -> Change {
+        let mut change = Change::default();
+        let (before, after) = (names(old), names(new));
+        for line in diff.lines().filter(|l| !l.starts_with("+++ ") && !l.starts_with("--- ")) {
+            let Some((sign, text)) = line.split_at_checked(1).filter(|(s, _)| matches!(*s, "+" | "-")) else {
+                continue;
+            };
+            let found = names(text).into_iter();
+            if sign == "+" {
+                change.fresh.extend(found.filter(|n| !before.contains(n)).map(str::to_owned));
+                change.includes.extend(include(text).map(str::to_owned));
+            } else {
+                change.gone.extend(found.filter(|n| !after.contains(n)).map(str::to_owned));
+            }
+            let calls = calls(text);
+            if text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '#')) {
+                change.declared.extend(calls.first().map(|n| (*n).to_owned()));
+            }
+            change.called.extend(calls.into_iter().map(str::to_owned));
+        }
+        change.diff = diff;
+        change
+    }
+
+    /// Whether the change of a header, `self`, belongs to the change of a file: both bring or take the same name, or one
+    /// took it from the other, or both touch the same function's declaration and uses.
+    pub fn belongs_to(&self, file: &Change) -> bool {
+        let mut shared = self.fresh.union(&self.gone).filter(|n| file.fresh.contains(*n) || file.gone.contains(*n));
+        shared.any(|n| n.len() > 2) || self.declared.iter().any(|n| file.called.contains(n))
+    }
+
+    /// Whether another file's change, `self`, is needed by a change that includes `header` changes: it defines what those
+    /// newly use, or uses what they declare otherwise.
+    pub fn needed_by(&self, others: &Change, header: bool) -> bool {
+        let defines = self.declared.iter().any(|n| self.fresh.contains(n) && others.fresh.contains(n));
+        let prototype = |n: &String| self.called.contains(n) && !others.fresh.contains(n);
+        defines || (header && others.declared.iter().any(prototype)) || (header && others.loses(self))
+    }
+
+    /// Whether this header change takes away a name that the other file's old text uses and its new one does not.
+    fn loses(&self, file: &Change) -> bool {
+        self.gone.iter().any(|n| n.len() > 2 && file.gone.contains(n))
+    }
+}
+
+/// All identifiers.
+fn names(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c| !is_name(c)).filter(|w| w.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')).collect()
+}
+
+/// Identifiers that a `(` follows, in order.
+fn calls(text: &str) -> Vec<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    const WORDS: [&str; 9] =
+        ["if", "while", "for", "switch", "return", "sizeof", "__attribute__", "defined", "__printf"];
+    text.match_indices('(')
+        .filter_map(|(at, _)| {
+            let head = &text[..at];
+            let start = head.rfind(|c| !is_name(c)).map_or(0, |i| i + 1);
+            let name = &head[start..];
+            (name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && !WORDS.contains(&name)).then_some(name)
+        })
+        .collect()
+}
+
+/// The file that an `#include` line names.
+fn include(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim();
+    let rest = rest.strip_prefix(['<', '"'])?;
+    rest.split(['>', '"']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(old: &str, new: &str) -> Change {
+        let minus = old.lines().map(|l| format!("-{l}\n"));
+        let plus = new.lines().map(|l| format!("+{l}\n"));
+        Change::new(minus.chain(plus).collect(), old, new)
+    }
+
+    /// A header that brings the name which the file begins to use goes with it; one about something else does not.
+    #[test]
+    fn headers_go_with_their_users() {
+        let file = change("void f(void)\n{\n\tget(x);\n}\n", "void f(void)\n{\n\tget_locked(x);\n}\n");
+        assert!(change("", "int get_locked(int);\n").belongs_to(&file));
+        assert!(change("int get(int);\n", "int get(int, int);\n").belongs_to(&file));
+        assert!(!change("int put(int);\n", "int put(int, int);\n").belongs_to(&file));
+    }
+
+    /// A prototype's change takes its definition and its callers along; a name that only both mention does not.
+    #[test]
+    fn files_that_must_change_together() {
+        let header = change("int get(int);\n", "int get(int, int);\n");
+        let caller = change("\tget(1);\n", "\tget(1, 2);\n");
+        assert!(caller.needed_by(&header, true));
+        let user = change("", "\tfoo_init(1);\n");
+        let definer = change("", "int foo_init(int x)\n");
+        assert!(definer.needed_by(&user, false));
+        assert!(!user.needed_by(&change("", "\tbar_init(1);\n"), false));
+    }
+
+    /// What is included, however it is written.
+    #[test]
+    fn includes_are_read() {
+        assert_eq!(include("#include <linux/a.h>"), Some("linux/a.h"));
+        assert_eq!(include("# include \"b.h\""), Some("b.h"));
+        assert_eq!(include("#define include"), None);
+    }
+}
