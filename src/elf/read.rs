@@ -320,7 +320,8 @@ mod tests {
     #[test]
     fn absurd_numbers() {
         assert_eq!(error(&sample(), |_| ()), "no error");
-        let absurd: [(fn(&mut Object), &str); 4] = [
+        type Damage = fn(&mut Object);
+        let absurd: [(Damage, &str); 4] = [
             (|o| o.sections[2].sh_size = 1 << 60, "cannot be"),
             (|o| o.symbols[0].st_value = 4097, "outside of its section"),
             (|o| o.symbols[0].st_size = u64::MAX - 1, "outside of its section"),
