@@ -22,10 +22,11 @@ const LIVEPATCHES: &[(&str, &str, &str)] = &[
     ("livepatch-state", "3", "state.patch"),
 ];
 
-/// What the two files say.
-const SHOW: &str = "cut -c1-40 /proc/version; sed -n 3p /proc/meminfo; \
+/// What the files say, and the log of the state.
+const SHOW: &str = "cat /proc/uptime > /dev/null; cut -d' ' -f3- /proc/uptime | grep . ; cut -c1-40 /proc/version; sed -n 3p /proc/meminfo; \
                     for p in /sys/kernel/livepatch/*/; do [ -d $p ] && echo \"$(basename $p): set $(cat $p/replace_set), \
-                    enabled $(cat $p/enabled)\"; done; true";
+                    enabled $(cat $p/enabled)\"; done; \
+                    dmesg | sed -n 's/.*uptime: /log: /p'";
 
 /// The task.
 pub fn run() -> Result<()> {
@@ -50,11 +51,8 @@ pub fn run() -> Result<()> {
         ("set 1 and set 2 loaded", "load /livepatch-version.ko && load /livepatch-meminfo.ko || exit 1;".to_owned()),
         ("a second version of set 2 loaded", "load /livepatch-meminfo-v2.ko || exit 1;".to_owned()),
         ("set 1 disabled", "unload /livepatch-version.ko || exit 1;".to_owned()),
-        (
-            "set 3 loaded: its state owns a shadow variable",
-            "load /livepatch-state.ko || exit 1; cat /proc/uptime > /dev/null; cat /proc/uptime;".to_owned(),
-        ),
-        ("set 3 disabled", "unload /livepatch-state.ko || exit 1; dmesg | sed -n 's/.*uptime: /log: /p';".to_owned()),
+        ("set 3 loaded: its state owns a shadow variable", "load /livepatch-state.ko || exit 1;".to_owned()),
+        ("set 3 disabled", "unload /livepatch-state.ko || exit 1;".to_owned()),
     ];
     let mut script = ". /case.sh\necho 'klp-case begin demo' > /dev/kmsg\n".to_owned();
     for (title, commands) in &steps {
