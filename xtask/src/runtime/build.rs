@@ -202,7 +202,9 @@ fn stamp(fragment: &str) -> Result<String> {
             if path.is_dir() {
                 dirs_left.push(path);
             } else {
-                stamp += &format!("\n== {}\n{}", path.display(), dirs::read(&path)?);
+                // Another checkout of the same files is the same runtime.
+                let name = path.strip_prefix(dirs::root()).unwrap_or(&path);
+                stamp += &format!("\n== {}\n{}", name.display(), dirs::read(&path)?);
             }
         }
     }
