@@ -102,18 +102,23 @@ pub(super) struct Compiles {
     pub pairs: Vec<(usize, Object, Object)>,
     /// Both sides with debug information: of a unit for each change that may have changed layouts, or of all with `-f`.
     pub debug: Vec<(usize, PathBuf, PathBuf)>,
+    /// What the compilers say of the patched source.
+    pub warnings: Vec<String>,
+}
+
+/// What every compile of a run needs.
+#[derive(Clone, Copy)]
+pub(super) struct Workbench<'a> {
+    pub kernel: &'a Kernel,
+    pub applied: &'a Applied,
+    pub request: &'a Request,
+    pub work: &'a Path,
+    pub progress: &'a Progress,
 }
 
 /// Compiles the units that have different tokens on the two sides.
-pub(super) fn compile_units(
-    kernel: &Kernel,
-    units: &[Unit],
-    applied: &Applied,
-    request: &Request,
-    work: &Path,
-    progress: &Progress,
-    report: &mut Report,
-) -> Result<Compiles> {
+pub(super) fn compile_units(bench: Workbench<'_>, units: &[Unit]) -> Result<Compiles> {
+    let Workbench { kernel, applied, request, work, progress } = bench;
     let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
     let cache = ObjectCache::default_dir().map(|dir| ObjectCache::new(&dir, CACHE_LIMIT));
     let options = compile::Options {
@@ -125,11 +130,8 @@ pub(super) fn compile_units(
         progress: &|what| progress.step(what),
     };
     let compiled = compile::compile_units(units, &tree, applied, &options)?;
-    for unit in &compiled {
-        if !unit.warnings.trim().is_empty() {
-            report.warnings.push(format!("the compiler says of the patched source:\n{}", unit.warnings.trim_end()));
-        }
-    }
+    let said = compiled.iter().map(|unit| unit.warnings.trim_end()).filter(|text| !text.is_empty());
+    let warnings = said.map(|text| format!("the compiler says of the patched source:\n{text}")).collect();
     let objects = |unit: &Compiled| -> Result<Option<(usize, Object, Object)>> {
         Ok(match &unit.outcome {
             compile::Outcome::Same => None,
@@ -147,5 +149,5 @@ pub(super) fn compile_units(
     let pairs = compiled.par_iter().filter_map(|unit| objects(unit).transpose()).collect::<Result<_>>()?;
     let debug =
         compiled.into_iter().filter_map(|unit| unit.debug.map(|(original, patched)| (unit.unit, original, patched)));
-    Ok(Compiles { pairs, debug: debug.collect() })
+    Ok(Compiles { pairs, debug: debug.collect(), warnings })
 }

@@ -59,7 +59,8 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if request.keep_tmp {
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
-    types::early(&kernel, &units, &applied, request, work.path(), progress, &mut report)?;
+    let bench = inputs::Workbench { kernel: &kernel, applied: &applied, request, work: work.path(), progress };
+    report.refusals.extend(types::early(bench, &units)?);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
@@ -67,10 +68,11 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     let (compiles, loaded) = std::thread::scope(|scope| {
         let loaded =
             scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { compare::load(&kernel, &units) });
-        let compiles = inputs::compile_units(&kernel, &units, &applied, request, work.path(), progress, &mut report);
+        let compiles = inputs::compile_units(bench, &units);
         (compiles, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let compiles = compiles?;
+    report.warnings.extend(compiles.warnings.iter().cloned());
 
     progress.step("comparing");
     let diffs = compare::compare(&units, &compiles.pairs, request, &mut report)?;

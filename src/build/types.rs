@@ -4,40 +4,31 @@
 //! question costs two compiles and may save thousands.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::inputs::{self, Compiles};
+use super::inputs::{self, Compiles, Workbench};
 use super::read_object;
 use crate::diff::Diff;
 use crate::dwarf::types::{self, Replaced};
+use crate::error::Refusal;
 use crate::kernel::Kernel;
 use crate::kernel::unit::Unit;
-use crate::patch::Applied;
 use crate::report::Report;
-use crate::report::progress::Progress;
 use crate::request::Request;
 
 /// With so many units to compile it pays to look at one of them first.
 const MANY: usize = 24;
 
 /// Whether touched headers change layouts, seen in one unit for each; only asked when there are many units.
-pub(super) fn early(
-    kernel: &Kernel,
-    units: &[Unit],
-    applied: &Applied,
-    request: &Request,
-    work: &Path,
-    progress: &Progress,
-    report: &mut Report,
-) -> Result<()> {
+pub(super) fn early(bench: Workbench<'_>, units: &[Unit]) -> Result<Vec<Refusal>> {
+    let mut refusals = Vec::new();
     if units.len() < MANY {
-        return Ok(());
+        return Ok(refusals);
     }
-    let untouched: Vec<&Unit> = units.iter().filter(|unit| applied.get(&unit.source).is_none()).collect();
+    let untouched: Vec<&Unit> = units.iter().filter(|unit| bench.applied.get(&unit.source).is_none()).collect();
     let mut chosen: Vec<Unit> = Vec::new();
-    for file in &applied.files {
+    for file in &bench.applied.files {
         let reads = |unit: &Unit| unit.deps.contains(&file.path);
         if !chosen.iter().any(reads)
             && let Some(unit) = untouched.iter().find(|unit| reads(unit))
@@ -46,15 +37,16 @@ pub(super) fn early(
         }
     }
     if chosen.is_empty() {
-        return Ok(());
+        return Ok(refusals);
     }
-    let compiles = inputs::compile_units(kernel, &chosen, applied, request, work, progress, report)?;
+    let compiles = inputs::compile_units(bench, &chosen)?;
     let nothing = BTreeSet::new();
     for (_, original, patched) in &compiles.debug {
-        let replaced = Replaced { functions: &nothing, allowed: &request.allow_layout_change, exported: &|_| false };
-        report.refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
+        let allowed = &bench.request.allow_layout_change;
+        let replaced = Replaced { functions: &nothing, allowed, exported: &|_| false };
+        refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
     }
-    Ok(())
+    Ok(refusals)
 }
 
 /// Whether types that running code or objects use have another layout.
@@ -78,6 +70,5 @@ pub(super) fn check(
         report.refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&unit.object)));
         report.warnings.extend(findings.warnings);
     }
-    report.warnings.dedup();
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod cache;
 mod command;
 mod deps;
+mod items;
 mod mirror;
 mod paths;
 pub mod run;

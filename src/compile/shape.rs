@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::unused::{body_start, cut};
+use super::items::{body_start, cut};
 
 /// A key of what may change layouts; `None` when nothing can.
 pub(super) fn shape_key(original: &[u8], patched: &[u8]) -> Option<String> {

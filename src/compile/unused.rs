@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
 
+use super::items::{Item, Kind, cut, is_word};
+
 /// Whether the streams differ only in `static inline` functions that no emitted code refers to.
 pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> bool {
     let (a, b) = (Stream::new(original), Stream::new(patched));
@@ -37,23 +39,6 @@ pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> boo
         }
     }
     true
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind<'t> {
-    /// A `static inline` function of this name, with a body.
-    Inline(&'t [u8]),
-    /// A declaration of such a function.
-    Declaration,
-    /// Anything else.
-    Emitted,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Item<'t> {
-    start: usize,
-    pub(super) text: &'t [u8],
-    kind: Kind<'t>,
 }
 
 struct Stream<'t> {
@@ -92,177 +77,6 @@ impl<'t> Stream<'t> {
             Some(&self.items[index]).filter(|item| item.kind != Kind::Inline(name))
         })
     }
-}
-
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
-}
-
-/// Cuts a stream into what stands at file scope: up to a `;`, or to the end of a function's body.
-pub(super) fn cut(text: &[u8]) -> Vec<Item<'_>> {
-    let mut items = Vec::new();
-    let (mut start, mut at) = (0, 0);
-    let (mut parens, mut braces) = (0usize, 0usize);
-    // Whether the brace that is open at file scope is a function's body.
-    let (mut body, mut assigned) = (false, false);
-    let mut last = b';';
-    while at < text.len() {
-        let byte = text[at];
-        if byte == b'"' || byte == b'\'' {
-            at = literal(text, at);
-            last = byte;
-            continue;
-        }
-        at += 1;
-        match byte {
-            b'(' | b'[' => parens += 1,
-            b')' | b']' => parens = parens.saturating_sub(1),
-            b'{' => {
-                if braces == 0 && parens == 0 {
-                    body = last == b')' && !assigned;
-                }
-                braces += 1;
-            }
-            b'}' => braces = braces.saturating_sub(1),
-            b'=' if braces == 0 && parens == 0 => assigned = true,
-            _ => {}
-        }
-        let at_scope = braces == 0 && parens == 0;
-        if at_scope && (byte == b';' || (byte == b'}' && body)) {
-            items.push(item(text, start, at, byte == b'}'));
-            start = at;
-            (body, assigned) = (false, false);
-        }
-        if byte != b' ' && byte != b'\n' {
-            last = byte;
-        }
-    }
-    if start < text.len() {
-        items.push(Item { start, text: &text[start..], kind: Kind::Emitted });
-    }
-    items
-}
-
-/// Where the body of a function starts, if the item is one. A type whose attributes stand before its brace is not.
-pub(super) fn body_start(item: &[u8]) -> Option<usize> {
-    let (mut at, mut parens) = (0, 0usize);
-    let mut last: &[u8] = b"";
-    // The word before the parentheses that were closed last.
-    let mut before: &[u8] = b"";
-    let mut closed = false;
-    while at < item.len() {
-        let byte = item[at];
-        if byte == b'"' || byte == b'\'' {
-            at = literal(item, at);
-        } else if is_word(byte) {
-            let end = at + item[at..].iter().position(|b| !is_word(*b)).unwrap_or(item.len() - at);
-            if parens == 0 {
-                (last, closed) = (&item[at..end], false);
-            }
-            at = end;
-        } else {
-            match byte {
-                b'(' | b'[' => {
-                    if parens == 0 && !closed {
-                        before = last;
-                    }
-                    parens += 1;
-                }
-                b')' | b']' => {
-                    parens = parens.saturating_sub(1);
-                    closed = parens == 0;
-                }
-                b'=' | b';' if parens == 0 => return None,
-                b'{' if parens == 0 => {
-                    return (closed && before != b"__attribute__" && before != b"__attribute").then_some(at);
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-    }
-    None
-}
-
-fn literal(text: &[u8], at: usize) -> usize {
-    let mut end = at + 1;
-    while end < text.len() {
-        match text[end] {
-            b'\\' => end += 2,
-            b'\n' => return end,
-            byte if byte == text[at] => return end + 1,
-            _ => end += 1,
-        }
-    }
-    text.len()
-}
-
-fn item(text: &[u8], start: usize, end: usize, body: bool) -> Item<'_> {
-    let whole = &text[start..end];
-    let name = inline_name(whole);
-    let kind = match name {
-        Some(name) if body => Kind::Inline(name),
-        Some(_) if !whole.contains(&b'=') && !whole.contains(&b'{') => Kind::Declaration,
-        _ => Kind::Emitted,
-    };
-    Item { start, text: whole, kind }
-}
-
-/// The name of a `static inline` function: the word before the parameters. Anything unusual gives none.
-fn inline_name(item: &[u8]) -> Option<&[u8]> {
-    let (mut is_static, mut is_inline) = (false, false);
-    let mut name: Option<&[u8]> = None;
-    let mut at = 0;
-    while at < item.len() {
-        let byte = item[at];
-        if is_word(byte) {
-            let end = at + item[at..].iter().position(|b| !is_word(*b)).unwrap_or(item.len() - at);
-            let word = &item[at..end];
-            at = end;
-            match word {
-                b"static" => is_static = true,
-                b"inline" | b"__inline" | b"__inline__" => is_inline = true,
-                b"__attribute__" | b"__attribute" | b"__typeof__" | b"typeof" | b"_Alignas" => {
-                    let group = parenthesised(item, at)?;
-                    // An inline function that must be kept is emitted.
-                    let text = &item[at..group];
-                    if memmem::find(text, b"used").is_some() && memmem::find(text, b"unused").is_none() {
-                        return None;
-                    }
-                    at = group;
-                }
-                b"asm" | b"__asm__" => return None,
-                _ => name = Some(word),
-            }
-            continue;
-        }
-        match byte {
-            b'(' => return name.filter(|_| is_static && is_inline),
-            b'{' | b'=' | b'"' | b'#' => return None,
-            _ => at += 1,
-        }
-    }
-    None
-}
-
-/// Where the parenthesised group ends that starts at or after `at`.
-fn parenthesised(item: &[u8], at: usize) -> Option<usize> {
-    let mut depth = 0;
-    for (i, byte) in item.iter().enumerate().skip(at) {
-        match byte {
-            b'(' => depth += 1,
-            b')' => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(i + 1);
-                }
-            }
-            b' ' => {}
-            _ if depth == 0 => return None,
-            _ => {}
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use super::arch::{self, Arch, Site, Use};
 use super::special::{self, Rule};
 use super::{entries, names};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, Reloc, SectionId, SymbolId};
 use crate::error::{Reason, Refusal};

@@ -11,7 +11,7 @@ use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::special::Rule;
 use super::verdict::{Diff, Verdict};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
 use crate::error::{Reason, Refusal};

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::twins::Twins;
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::elf::{Place, SymbolId};
 
 /// The first place where two atoms differ.

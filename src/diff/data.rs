@@ -6,11 +6,11 @@
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
-use super::readers::{self, Travelling};
+use super::readers;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb};
 use crate::error::{Reason, Refusal};
 
@@ -19,7 +19,7 @@ pub fn changes(
     compare: &Compare<'_, '_>,
     (old_tables, new_tables): (&Tables, &Tables),
     functions: &[FunctionVerdict],
-    travelling: &Travelling,
+    travelling: &HashSet<AtomId>,
     refusals: &mut Vec<Refusal>,
 ) -> DataChanges {
     let (old, new) = (compare.original, compare.patched);
@@ -52,7 +52,7 @@ pub fn changes(
             }
             _ => {}
         }
-        if travelling.tables.contains(&id) {
+        if travelling.contains(&id) {
             out.recarried.insert(id);
             continue;
         }

@@ -11,7 +11,7 @@ use super::compare::{Compare, Difference};
 use super::names;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// The verdict on every function of both sides.

@@ -58,7 +58,7 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
     let travelling = if options.carry_tables {
         readers::spread(&compare, (&old_tables, &new_tables), &mut functions)
     } else {
-        readers::Travelling::default()
+        Default::default()
     };
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
     let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);

@@ -12,39 +12,32 @@ use super::compare::{Compare, Difference};
 use super::names;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::shf;
-
-/// Tables that travel with their readers.
-#[derive(Debug, Default)]
-pub struct Travelling {
-    /// On the patched side.
-    pub tables: HashSet<AtomId>,
-}
 
 /// The uses of each datum: by which whole function or other atom, how, and at which offset in it.
 type Uses = HashMap<AtomId, Vec<(AtomId, Use, i64)>>;
 
-/// Marks the readers of changed constant tables as changed.
+/// Marks the readers of changed constant tables as changed; the tables, on the patched side, that travel with them.
 pub fn spread(
     compare: &Compare<'_, '_>,
     (old_tables, new_tables): (&Tables, &Tables),
     functions: &mut [FunctionVerdict],
-) -> Travelling {
+) -> HashSet<AtomId> {
     let (old, new) = (compare.original, compare.patched);
-    let mut out = Travelling::default();
-    let changed: Vec<(AtomId, AtomId, Difference)> = new
+    let mut out = HashSet::default();
+    let changed: Vec<(AtomId, AtomId)> = new
         .ids()
         .filter(|id| is_table(new, *id))
         .filter_map(|id| Some((*compare.twins.backward.get(&id)?, id)))
         .filter(|(twin, _)| is_table(old, *twin))
-        .filter_map(|(twin, id)| Some((twin, id, compare.difference(twin, id)?)))
+        .filter(|(twin, id)| compare.difference(*twin, *id).is_some())
         .collect();
     if changed.is_empty() {
         return out;
     }
     let (old_uses, new_uses) = (uses(old, old_tables), uses(new, new_tables));
-    for (twin, id, _) in changed {
+    for (twin, id) in changed {
         let (Some(before), Some(after)) = (readers(old, &old_uses, twin), readers(new, &new_uses, id)) else {
             continue;
         };
@@ -60,7 +53,7 @@ pub fn spread(
                 function.why = Some(Difference { original: 0, patched: 0, what });
             }
         }
-        out.tables.insert(id);
+        out.insert(id);
     }
     out
 }

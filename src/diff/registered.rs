@@ -8,7 +8,7 @@ use super::closure::naming_offset;
 use super::names;
 use super::special::{self, Rule};
 use crate::elf::SectionId;
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 

@@ -11,7 +11,7 @@ use super::names;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 

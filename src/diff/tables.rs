@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::special::Rule;
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// Entries about functions, and the parts functions consist of.

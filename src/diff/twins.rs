@@ -24,7 +24,7 @@ use super::compare::Compare;
 use super::verdict::{FunctionVerdict, Verdict};
 use super::{names, tables};
 use crate::elf::SymbolId;
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::stt;
 
 /// The map between two sides.

@@ -8,7 +8,7 @@ use super::atoms::{AtomId, Side};
 use super::compare::Difference;
 use super::tables::Tables;
 use super::twins::Twins;
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::error::Refusal;
 
 /// What became of a function.

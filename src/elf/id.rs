@@ -1,4 +1,5 @@
-//! Typed indices into an [`Object`](super::Object): a section number can never be used as a symbol number.
+//! Typed indices into an [`Object`](super::Object): a section number can never be used as a symbol number. And tables
+//! keyed by them.
 
 /// Index of a section in [`Object::sections`](super::Object::sections).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,3 +22,10 @@ impl SymbolId {
         self.0 as usize
     }
 }
+
+/// A map keyed by ids and names of objects at hand: nobody chooses them to make them collide, so the quick hash of the Rust
+/// compiler serves. A whole `vmlinux.o` has a million of them.
+pub type HashMap<K, V> = rustc_hash::FxHashMap<K, V>;
+
+/// A set of the same.
+pub type HashSet<K> = rustc_hash::FxHashSet<K>;

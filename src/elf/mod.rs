@@ -1,6 +1,5 @@
 //! Bytes <-> model: the only folder that names the ELF crate.
 
-pub mod hash;
 pub mod id;
 pub mod klp;
 pub mod object;

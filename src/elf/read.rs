@@ -13,7 +13,7 @@ use object::{Endianness, SymbolIndex};
 use super::klp::{self, SHF_RELA_LIVEPATCH, SHN_LIVEPATCH};
 use super::object::{Object, Place, Reloc, Section, Symbol, stt};
 use super::{SectionId, SymbolId};
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 
 type Header = elf::FileHeader64<Endianness>;
 

@@ -14,7 +14,7 @@ use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
 use crate::diff::verdict::{Diff, Verdict};
 use crate::diff::{arch, names};
-use crate::elf::hash::{HashMap, HashSet};
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{sht, stb, stt};
 use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
 use crate::error::{Reason, Refusal};

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::diff::closure::Outside;
 use crate::diff::names;
 use crate::diff::verdict::Diff;
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};

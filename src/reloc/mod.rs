@@ -12,7 +12,7 @@ pub use classify::{Resolution, World};
 use crate::diff::atoms::{AtomId, Kind};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::Diff;
-use crate::elf::hash::HashMap;
+use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
 /// The answers for one unit.

@@ -7,7 +7,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatt
 
 use super::{Arch, HiddenBranch, Site, Use};
 use crate::elf::Section;
-use crate::elf::hash::HashSet;
+use crate::elf::id::HashSet;
 
 const R_X86_64_NONE: u32 = 0;
 const R_X86_64_64: u32 = 1;
