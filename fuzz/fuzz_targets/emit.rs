@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);
-        let patch = patch_object::build(&diff, &closure, &resolved, &world);
+        let patch = patch_object::build(&diff, &closure, &resolved);
         let refused = [&diff.refusals, &closure.refusals, &resolved.refusals, &patch.refusals];
         if refused.iter().any(|r| !r.is_empty()) {
             return;

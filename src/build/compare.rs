@@ -168,7 +168,7 @@ pub(super) fn resolve(
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }
         report.account.add(&resolved.account);
-        let patch = emit::patch_object::build(diff, &closure, &resolved, &world);
+        let patch = emit::patch_object::build(diff, &closure, &resolved);
         report.refusals.extend(patch.refusals.iter().cloned().map(|r| r.object(&unit.object)));
         let object = report.object(&unit.object);
         for replacement in &patch.replacements {

@@ -78,7 +78,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);
-        let patch = patch_object::build(&diff, &closure, &resolved, &world);
+        let patch = patch_object::build(&diff, &closure, &resolved);
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
         report.warnings.extend(resolved.warnings.iter().cloned());

@@ -3,21 +3,23 @@
 //! In: symbol and section names. Out: the stem that survives a recompilation, and whether two things
 //! of one stem are the same *thing* (identity) or merely have the same *content*.
 
+use std::borrow::Cow;
+
 /// The part of a symbol's name that a recompilation keeps: `count.5` -> `count`,
 /// `fill.isra.0` -> `fill.isra`, `x.llvm.123` -> `x`, `__UNIQUE_ID_ddebug_694.695` -> `__UNIQUE_ID_ddebug`.
-pub fn stem(name: &str) -> String {
+pub fn stem(name: &str) -> Cow<'_, str> {
     let name = name.split_once(".llvm.").map_or(name, |(stem, _)| stem);
     if name.starts_with("__UNIQUE_ID_") {
-        return name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '.').to_owned();
+        return name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '.').into();
     }
     if let Some(rest) = name.strip_prefix("__initcall__") {
         // __initcall__kmod_proc__493_188_proc_meminfo_init5: a counter and a line number in the middle.
         let digits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         let parts: Vec<&str> = rest.split('_').filter(|part| !digits(part)).collect();
-        return format!("__initcall__{}", parts.join("_"));
+        return format!("__initcall__{}", parts.join("_")).into();
     }
     if !name.contains('.') {
-        return name.to_owned();
+        return name.into();
     }
     let mut parts = name.split('.');
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -27,7 +29,7 @@ pub fn stem(name: &str) -> String {
             out.push_str(part);
         }
     }
-    out
+    out.into()
 }
 
 /// Whether a recompilation may renumber this name.
@@ -38,7 +40,7 @@ pub fn is_numbered(name: &str) -> bool {
 /// Whether this name of a constant is the source's, and not made by the compiler or for a text.
 pub fn has_own_stem(name: &str) -> bool {
     let base = stem(name);
-    !matches!(base.as_str(), "CSWTCH" | "C" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__")
+    !matches!(base.as_ref(), "CSWTCH" | "C" | "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__")
         && !base.starts_with("__compound_literal")
         && !base.starts_with("__UNIQUE_ID_")
         && !base.starts_with('.')

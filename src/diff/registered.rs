@@ -111,6 +111,6 @@ fn describe(side: &Side<'_>, id: AtomId) -> String {
             let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
             String::from_utf8_lossy(&bytes[..end]).into_owned()
         }
-        _ => names::stem(side.name(id)),
+        _ => names::stem(side.name(id)).into_owned(),
     }
 }

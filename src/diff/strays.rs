@@ -49,7 +49,7 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
             refusals.push(refusal(new, id, Reason::NotHookable, message));
             continue;
         }
-        if reached.contains(&id) {
+        if reached[id.index()] {
             continue;
         }
         let about = new.refs_of(id).iter().find_map(|r| match r.target {
@@ -124,17 +124,17 @@ fn is_stray(side: &Side<'_>, id: AtomId) -> bool {
 
 /// Everything that something other than itself refers to. A table's entry that nothing refers to counts as well: it
 /// travels with its function.
-fn reached(side: &Side<'_>) -> HashSet<AtomId> {
-    let mut reached = HashSet::default();
+fn reached(side: &Side<'_>) -> Vec<bool> {
+    let mut reached = vec![false; side.atoms.len()];
     for id in side.ids() {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target
                 && target != id
-                && reached.insert(target)
+                && !std::mem::replace(&mut reached[target.index()], true)
                 && side.atom(target).kind == Kind::Anonymous
             {
                 // A run that is pointed into is one thing.
-                reached.extend(side.anonymous_run(target));
+                side.anonymous_run(target).into_iter().for_each(|part| reached[part.index()] = true);
             }
         }
     }

@@ -35,7 +35,7 @@ impl Tables {
         tables.find_replacements(side);
         for section in side.object.section_ids() {
             let name = &side.object.section(section).name;
-            if !matches!(super::special::rule(name), Some(Rule::CodeTable(_) | Rule::RuntimeConst)) {
+            if !matches!(side.treatments[section.index()].rule, Some(Rule::CodeTable(_) | Rule::RuntimeConst)) {
                 continue;
             }
             for entry in &side.of_section[section.index()] {

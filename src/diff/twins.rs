@@ -17,6 +17,7 @@
 //!    right if the function turns out not to have changed, ambiguous if it has.
 //! 6. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::atoms::{AtomId, Kind, Side, Target};
@@ -97,14 +98,15 @@ impl Twins {
                 && !side.refs_of(id).is_empty()
                 && side.refs_of(id).iter().all(outwards)
         };
-        let mut theirs: HashMap<(String, Option<FileKey>), Vec<AtomId>> = HashMap::default();
+        let mut theirs: HashMap<(Cow<'_, str>, Option<FileKey>), Vec<AtomId>> = HashMap::default();
         for id in old.ids().filter(|id| table(old, *id)) {
             theirs.entry((names::stem(old.name(id)), files.of_old(old, id))).or_default().push(id);
         }
         if theirs.is_empty() {
             return;
         }
-        let (old_users, new_users) = (users(old, |id| table(old, id)), users(new, |id| table(new, id)));
+        let (old_users, new_users) =
+            rayon::join(|| users(old, |id| table(old, id)), || users(new, |id| table(new, id)));
         for id in new.ids().filter(|id| table(new, *id)) {
             let Some(all) = theirs.get(&(names::stem(new.name(id)), files.of_new(new, id))) else { continue };
             let equal: Vec<AtomId> = all.iter().copied().filter(|old| compare.same(*old, id)).collect();
@@ -166,26 +168,29 @@ impl Files {
 }
 
 /// Pairs the functions and the named data of two sides.
-pub fn correlate(original: &Side<'_>, patched: &Side<'_>) -> Twins {
+pub fn correlate<'o>(original: &'o Side<'_>, patched: &'o Side<'_>) -> Twins {
     let mut twins = Twins::default();
     let files = Files::new(original, patched);
     let certain = |side: &Side<'_>, id: AtomId| !names::is_numbered(side.name(id));
     let scope = |side: &Side<'_>, id: AtomId, key: Option<FileKey>| if side.is_global(id) { None } else { key };
     // 1: name and file.
-    let theirs = index(original, &twins.forward, |id| {
-        certain(original, id).then(|| (name(original, id), scope(original, id, files.of_old(original, id))))
-    });
-    let ours = index(patched, &twins.backward, |id| {
-        certain(patched, id).then(|| (name(patched, id), scope(patched, id, files.of_new(patched, id))))
-    });
+    let full = |side: &'o Side<'_>, key: &dyn Fn(AtomId) -> Option<FileKey>, id: AtomId| {
+        certain(side, id).then(|| (name(side, id), scope(side, id, key(id))))
+    };
+    let (theirs, ours) = rayon::join(
+        || index(original, &twins.forward, |id| full(original, &|id| files.of_old(original, id), id)),
+        || index(patched, &twins.backward, |id| full(patched, &|id| files.of_new(patched, id), id)),
+    );
     pair_unique(&theirs, &ours, &mut twins, |_, _| true);
     let (old_users, new_users) = rayon::join(
         || users(original, |id| !twins.forward.contains_key(&id)),
         || users(patched, |id| !twins.backward.contains_key(&id)),
     );
     // 2: name alone.
-    let theirs = index(original, &twins.forward, |id| certain(original, id).then(|| name(original, id)));
-    let ours = index(patched, &twins.backward, |id| certain(patched, id).then(|| name(patched, id)));
+    let (theirs, ours) = rayon::join(
+        || index(original, &twins.forward, |id| certain(original, id).then(|| name(original, id))),
+        || index(patched, &twins.backward, |id| certain(patched, id).then(|| name(patched, id))),
+    );
     pair_unique(&theirs, &ours, &mut twins, |old, new| {
         original.atom(old).kind == Kind::Function
             || original.is_global(old)
@@ -283,11 +288,11 @@ fn pair_numbered(
     old_users: &Users,
     new_users: &Users,
 ) {
-    let mut theirs: BTreeMap<(String, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
+    let mut theirs: BTreeMap<(Cow<'_, str>, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
     for id in open(original, &twins.forward, kind) {
         theirs.entry((names::stem(original.name(id)), files.of_old(original, id))).or_default().push(id);
     }
-    let mut ours: BTreeMap<(String, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
+    let mut ours: BTreeMap<(Cow<'_, str>, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
     for id in open(patched, &twins.backward, kind) {
         ours.entry((names::stem(patched.name(id)), files.of_new(patched, id))).or_default().push(id);
     }
@@ -376,7 +381,7 @@ fn shape(side: &Side<'_>, id: AtomId) -> (Vec<u8>, Vec<(u64, String, i64)>) {
         let (name, addend) = match r.target {
             Target::Atom(atom, offset) => match side.atom(atom).kind {
                 Kind::Text => (String::from_utf8_lossy(side.bytes(atom)).into_owned(), offset),
-                Kind::Function | Kind::Data => (names::stem(side.name(atom)), offset),
+                Kind::Function | Kind::Data => (names::stem(side.name(atom)).into_owned(), offset),
                 _ => (String::new(), 0),
             },
             Target::Symbol(symbol, addend) => (side.object.symbol(symbol).name.clone(), addend),

@@ -12,14 +12,13 @@ use crate::diff::arch::Use;
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
-use crate::diff::verdict::{Diff, Verdict};
-use crate::diff::{arch, names};
+use crate::diff::verdict::{Diff, FunctionVerdict, Verdict};
+use crate::diff::arch;
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{sht, stb, stt};
 use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
 use crate::error::{Reason, Refusal};
-use crate::reloc::classify::Classifier;
-use crate::reloc::{Resolution, Resolved, World};
+use crate::reloc::{Resolution, Resolved};
 
 /// A function that replaces one of the kernel's.
 #[derive(Debug, Clone)]
@@ -57,7 +56,7 @@ pub struct PatchObject {
 }
 
 /// Builds the patch object of one unit.
-pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &World<'_>) -> PatchObject {
+pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved) -> PatchObject {
     let mut builder = Builder {
         diff,
         resolved,
@@ -79,7 +78,7 @@ pub fn build(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved, world: &Wo
     }
     builder.relocate(closure);
     builder.runtime_consts(closure);
-    let replacements = builder.replacements(diff, world);
+    let replacements = builder.replacements();
     let callbacks = builder.callbacks();
     let (states, more) = states::declared(&diff.patched, |function| builder.atom_symbols.get(&function).copied());
     builder.refusals.extend(more);
@@ -422,22 +421,14 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn replacements(&mut self, diff: &Diff<'_>, world: &World<'_>) -> Vec<Replacement> {
-        let classifier = Classifier::new(diff, world);
-        let mut out = Vec::new();
-        for function in diff.functions.iter().filter(|f| f.verdict == Verdict::Changed) {
-            let (Some(old), Some(new)) = (function.original, function.patched) else { continue };
-            if names::is_init_section(diff.original.section_name(old)) {
-                continue;
-            }
-            let Some(symbol) = self.atom_symbols.get(&new).copied() else { continue };
-            let Some(old_symbol) = diff.original.atom(old).symbols.first() else { continue };
-            match classifier.position(*old_symbol) {
-                Ok(sympos) => out.push(Replacement { old_name: function.name.clone(), sympos, symbol }),
-                Err(refusal) => self.refusals.push(*refusal),
-            }
-        }
-        out
+    fn replacements(&self) -> Vec<Replacement> {
+        let changed = self.diff.functions.iter().filter(|f| f.verdict == Verdict::Changed);
+        let replacement = |function: &FunctionVerdict| {
+            let sympos = *self.resolved.positions.get(&function.original?)?;
+            let symbol = *self.atom_symbols.get(&function.patched?)?;
+            Some(Replacement { old_name: function.name.clone(), sympos, symbol })
+        };
+        changed.filter_map(replacement).collect()
     }
 
     /// The callbacks declared in `.discard.klp_callback_ptrs` (include/linux/livepatch_external.h).

@@ -16,7 +16,7 @@ use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
-use crate::kernel::symtab::{Binding, Kind, SymbolTable};
+use crate::kernel::symtab::{Binding, KernelSymbol, Kind, SymbolTable};
 use crate::kernel::symvers::Symvers;
 
 /// What is known of the kernel.
@@ -54,19 +54,18 @@ pub struct Classifier<'a> {
     world: &'a World<'a>,
     original: &'a Object,
     unit: UnitSymbols,
-    own_duplicates: Option<SymbolTable>,
-    /// Where each of the object's own symbols is in that table.
-    own_index: HashMap<SymbolId, u32>,
+    /// The object's own symbols by name, where it is its own table: without the linked object's.
+    namesakes: HashMap<&'a str, Vec<SymbolId>>,
 }
 
 impl<'a> Classifier<'a> {
     /// Prepares for one unit.
     pub fn new(diff: &'a Diff<'_>, world: &'a World<'a>) -> Classifier<'a> {
         let original = diff.original.object;
-        // Without the linked object's table, the object itself is the table: right for whole modules.
-        let (table, own_index) = if world.own.is_none() { table_of(original) } else { Default::default() };
-        let own_duplicates = world.own.is_none().then_some(table);
-        Classifier { world, original, unit: unit_symbols(original), own_duplicates, own_index }
+        // The object itself is the table: right for whole modules.
+        let namesakes = if world.own.is_none() { namesakes(original) } else { HashMap::default() };
+        let unit = if world.own.is_some() { unit_symbols(original) } else { UnitSymbols::default() };
+        Classifier { world, original, unit, namesakes }
     }
 
     /// The way one symbol is resolved.
@@ -170,14 +169,16 @@ impl<'a> Classifier<'a> {
     }
 
     /// The position of the object's own symbol, where the object itself is the table.
-    fn position_in_itself(&self, table: &SymbolTable, id: SymbolId, name: &str) -> Result<u32, Box<Refusal>> {
-        let ambiguous = || self.ambiguous(name, table.named(name).len());
+    fn position_in_itself(&self, id: SymbolId, name: &str) -> Result<u32, Box<Refusal>> {
+        let namesakes = self.namesakes.get(name).map_or(&[][..], Vec::as_slice);
+        let ambiguous = || self.ambiguous(name, namesakes.len());
         if self.world.object == "vmlinux" && !self.laid_out_alike(name) {
             // vmlinux counts by address, and the final link puts sections of another kind elsewhere.
             return Err(ambiguous());
         }
-        let index = self.own_index.get(&id).copied().ok_or_else(ambiguous)?;
-        table.sympos(index, self.world.object != "vmlinux").map(|p| p as u32).ok_or_else(ambiguous)
+        let index = namesakes.iter().position(|other| *other == id).ok_or_else(ambiguous)?;
+        let table = SymbolTable::new(namesakes.iter().map(|id| kernel_symbol(self.original, *id)).collect(), Vec::new());
+        table.sympos(index as u32, self.world.object != "vmlinux").map(|p| p as u32).ok_or_else(ambiguous)
     }
 
     /// Whether all symbols of a name lie in sections of one kind, so that their order is the order of their files.
@@ -199,10 +200,7 @@ impl<'a> Classifier<'a> {
         is_function: bool,
     ) -> Result<u32, Box<Refusal>> {
         let world = self.world;
-        if let Some(table) = &self.own_duplicates {
-            return self.position_in_itself(table, id, name);
-        }
-        let Some(table) = world.own else { return Ok(0) };
+        let Some(table) = world.own else { return self.position_in_itself(id, name) };
         let is_module = world.object != "vmlinux";
         let binding = if local { Binding::Local } else { Binding::Global };
         let kind = if is_function { Kind::Func } else { Kind::Object };
@@ -272,40 +270,38 @@ pub(crate) fn unit_symbols(object: &Object) -> UnitSymbols {
     unit
 }
 
-/// The object's own symbol table, as if it were a linked module's.
-fn table_of(object: &Object) -> (SymbolTable, HashMap<SymbolId, u32>) {
-    let mut files = Vec::new();
-    let mut symbols = Vec::new();
-    let mut index = HashMap::default();
+/// The object's symbols that the kernel would know, by name, in the order of the file, as in a linked module's table.
+fn namesakes(object: &Object) -> HashMap<&str, Vec<SymbolId>> {
+    let mut all: HashMap<&str, Vec<SymbolId>> = HashMap::default();
     for id in object.symbol_ids() {
         let symbol = object.symbol(id);
-        if symbol.st_type == stt::FILE {
-            files.push(symbol.name.clone());
-        }
         // Labels of assembly have no type, and count (kernel/module/kallsyms.c, is_core_symbol).
         let Place::Section(section) = symbol.place else { continue };
-        if symbol.st_type == stt::SECTION || object.section(section).sh_flags & shf::ALLOC == 0 {
-            continue;
+        if symbol.st_type != stt::SECTION && object.section(section).sh_flags & shf::ALLOC != 0 {
+            all.entry(&symbol.name).or_default().push(id);
         }
-        index.insert(id, symbols.len() as u32);
-        let binding = match symbol.st_bind {
+    }
+    all
+}
+
+/// A symbol of the object as one of the kernel.
+fn kernel_symbol(object: &Object, id: SymbolId) -> KernelSymbol {
+    let symbol = object.symbol(id);
+    KernelSymbol {
+        name: symbol.name.clone(),
+        address: symbol.st_value,
+        size: Some(symbol.st_size),
+        binding: match symbol.st_bind {
             stb::LOCAL => Binding::Local,
             stb::WEAK => Binding::Weak,
             _ => Binding::Global,
-        };
-        symbols.push(crate::kernel::symtab::KernelSymbol {
-            name: symbol.name.clone(),
-            address: symbol.st_value,
-            size: Some(symbol.st_size),
-            binding,
-            kind: match symbol.st_type {
-                stt::FUNC => Kind::Func,
-                stt::OBJECT => Kind::Object,
-                _ => Kind::Other,
-            },
-            file: (binding == Binding::Local && !files.is_empty()).then(|| files.len() as u32 - 1),
-            init: names::is_init_section(&object.section(section).name),
-        });
+        },
+        kind: match symbol.st_type {
+            stt::FUNC => Kind::Func,
+            stt::OBJECT => Kind::Object,
+            _ => Kind::Other,
+        },
+        file: None,
+        init: matches!(symbol.place, Place::Section(at) if names::is_init_section(&object.section(at).name)),
     }
-    (SymbolTable::new(symbols, files), index)
 }

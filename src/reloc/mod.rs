@@ -11,7 +11,7 @@ pub use classify::{Resolution, World};
 
 use crate::diff::atoms::{AtomId, Kind};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
-use crate::diff::verdict::Diff;
+use crate::diff::verdict::{Diff, Verdict};
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
@@ -20,6 +20,8 @@ use crate::error::{Reason, Refusal};
 pub struct Resolved {
     /// How each outside symbol is resolved.
     pub symbols: HashMap<Outside, Resolution>,
+    /// The position among its namesakes of each original function that is replaced.
+    pub positions: HashMap<AtomId, u32>,
     /// Table entries left out, with the reason.
     pub dropped_entries: HashMap<AtomId, String>,
     /// What to tell the user, though it does not stop the build.
@@ -52,6 +54,14 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
                     out.refusals.push(*refusal);
                 }
             }
+        }
+    }
+    for function in diff.functions.iter().filter(|f| f.verdict == Verdict::Changed) {
+        let Some(old) = function.original.filter(|old| !diff.original.is_init(*old)) else { continue };
+        let Some(symbol) = diff.original.atom(old).symbols.first() else { continue };
+        match classifier.position(*symbol) {
+            Ok(position) => drop(out.positions.insert(old, position)),
+            Err(refusal) => out.refusals.push(*refusal),
         }
     }
     for r in &closure.refs {

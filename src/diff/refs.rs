@@ -1,0 +1,145 @@
+//! What each relocation means: an atom and an offset in it, or a symbol from outside.
+//!
+//! In: an object cut into atoms. Out: [`Side::refs`]. Hard because of what stands in the field: a PC-relative one counts from
+//! the end of its instruction, and jumps within a section have no relocation at all.
+
+use super::arch::{Site, Use};
+use super::atoms::{Ref, Side, Target};
+use crate::elf::object::{shf, stt};
+use crate::elf::{Place, Reloc, SectionId};
+
+impl Side<'_> {
+    /// Resolves all relocations, then splits anonymous runs where references point into them.
+    pub(super) fn resolve_references(&mut self) {
+        let mut all = Vec::with_capacity(self.object.sections.len());
+        for id in self.object.section_ids() {
+            all.push(self.raw_refs(id));
+        }
+        self.split_anonymous(&all);
+        for (id, raw) in self.object.section_ids().zip(all) {
+            let mut refs: Vec<Ref> = raw.into_iter().map(|(reloc, site)| self.resolve(reloc, site)).collect();
+            if self.object.section(id).name == ".altinstructions" {
+                self.drop_empty_replacements(id, &mut refs);
+            }
+            for atom in self.of_section[id.index()].clone() {
+                let (start, end) = (self.atom(atom).start, self.atom(atom).end);
+                let first = refs.partition_point(|r| r.reloc.r_offset < start);
+                let last = refs.partition_point(|r| r.reloc.r_offset < end);
+                self.atoms[atom.index()].relocs = (first as u32, last as u32);
+            }
+            self.refs[id.index()] = refs;
+        }
+    }
+
+    fn raw_refs(&self, id: SectionId) -> Vec<(Reloc, Site)> {
+        let section = self.object.section(id);
+        let data_site = |r: &Reloc| Site { adjust: 0, usage: Use::Address, insn: r.r_offset };
+        let mut out: Vec<(Reloc, Site)>;
+        if section.sh_flags & shf::EXECINSTR != 0 && !section.name.starts_with(".altinstr") {
+            let functions: Vec<(u64, u64)> = self.of_section[id.index()]
+                .iter()
+                .map(|a| self.atom(*a))
+                .map(|a| {
+                    let code = a.symbols.first().map_or(a.start, |s| self.object.symbol(*s).st_value);
+                    (code.max(a.start), a.end)
+                })
+                .collect();
+            let mut sites = self.arch.sites(section, &functions);
+            sites.sort_by_key(|(offset, _)| *offset);
+            let mut relocs = section.relocs.clone();
+            relocs.sort_by_key(|r| r.r_offset);
+            let mut next = 0;
+            out = relocs
+                .into_iter()
+                .map(|r| {
+                    while sites.get(next + 1).is_some_and(|(offset, _)| *offset <= r.r_offset) {
+                        next += 1;
+                    }
+                    let fallback = if self.arch.is_pc_relative(r.r_type) { 4 } else { 0 };
+                    let default = Site { adjust: fallback, usage: Use::Address, insn: r.r_offset };
+                    (r, sites.get(next).filter(|(offset, _)| *offset == r.r_offset).map_or(default, |(_, site)| *site))
+                })
+                .collect();
+            if functions.len() > 1 {
+                let symbol = self.object.symbol_ids().find(|s| {
+                    let s = self.object.symbol(*s);
+                    s.st_type == stt::SECTION && s.place == Place::Section(id)
+                });
+                for hidden in self.arch.hidden_branches(section, &functions) {
+                    // Without a section symbol, the function symbol at the target serves as well.
+                    let named = self.find(id, hidden.target as i64).and_then(|a| self.atom(a).symbols.first().copied());
+                    let Some(symbol) = symbol.or(named) else { continue };
+                    let base = self.object.symbol(symbol).st_value;
+                    let reloc = Reloc {
+                        r_offset: hidden.r_offset,
+                        r_type: hidden.r_type,
+                        symbol: Some(symbol),
+                        r_addend: hidden.target as i64 - base as i64 + hidden.bias,
+                    };
+                    let site = Site { adjust: -hidden.bias, usage: Use::Branch, insn: hidden.r_offset };
+                    out.push((reloc, site));
+                }
+            }
+        } else {
+            // A replacement instruction is never split from its relocations' meaning: PC32 there is call or jump.
+            let replacement = section.name.starts_with(".altinstr_");
+            out = section
+                .relocs
+                .iter()
+                .map(|r| {
+                    let mut site = data_site(r);
+                    if replacement && self.arch.is_pc_relative(r.r_type) {
+                        site.adjust = 4;
+                        site.usage = Use::Branch;
+                    }
+                    (*r, site)
+                })
+                .collect();
+        }
+        out.sort_by_key(|(r, _)| r.r_offset);
+        out
+    }
+
+    /// An alternative whose replacement is empty points at whatever follows: that reference means nothing.
+    /// The replacement's length is the last byte of `struct alt_instr` (arch/x86/include/asm/alternative.h).
+    fn drop_empty_replacements(&self, id: SectionId, refs: &mut [Ref]) {
+        for entry in self.of_section[id.index()].iter().map(|a| self.atom(*a)) {
+            if self.object.section(id).data.get(entry.end as usize - 1) == Some(&0) {
+                let inside = |r: &&mut Ref| (entry.start..entry.end).contains(&r.reloc.r_offset);
+                for r in refs.iter_mut().filter(inside).skip(1) {
+                    r.target = Target::Nothing(0);
+                }
+            }
+        }
+    }
+
+    fn resolve(&self, reloc: Reloc, site: Site) -> Ref {
+        let target = match reloc.symbol {
+            None => Target::Nothing(reloc.r_addend),
+            Some(id) => {
+                let symbol = self.object.symbol(id);
+                match symbol.place {
+                    Place::Section(section) => {
+                        if let Some(atom) = self.of_symbol(id).filter(|_| symbol.st_type != stt::SECTION) {
+                            debug_assert_eq!(self.atom(atom).section, section);
+                            let offset = symbol.st_value as i64 - self.atom(atom).start as i64;
+                            let target = Target::Atom(atom, offset + reloc.r_addend + site.adjust);
+                            return Ref { reloc, target, usage: site.usage, insn: site.insn, adjust: site.adjust };
+                        }
+                        // A label means what lies at it, however far the addend leads: `"0123"[i - 20]` becomes `.LC0-20`,
+                        // which gas leaves so for merged sections (gas/write.c, adjust_reloc_syms).
+                        let base = symbol.st_value as i64;
+                        let offset = base + reloc.r_addend + site.adjust;
+                        let meant = if symbol.st_type == stt::SECTION { offset } else { base };
+                        match self.find(section, meant) {
+                            Some(atom) => Target::Atom(atom, offset - self.atom(atom).start as i64),
+                            None => Target::Symbol(id, reloc.r_addend),
+                        }
+                    }
+                    _ => Target::Symbol(id, reloc.r_addend),
+                }
+            }
+        };
+        Ref { reloc, target, usage: site.usage, insn: site.insn, adjust: site.adjust }
+    }
+}
