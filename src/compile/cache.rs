@@ -76,28 +76,39 @@ impl ObjectCache {
 
     /// Copies an object out, if it is there.
     pub(super) fn get(&self, key: &str, to: &Path) -> bool {
+        self.get_bytes(key).is_some_and(|object| fs::write(to, object).is_ok())
+    }
+
+    /// What is kept under a key.
+    pub(super) fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
         let path = self.path(key);
-        let Ok(stored) = fs::read(&path) else { return false };
+        let mut stored = fs::read(&path).ok()?;
         // A file that a crash cut short, or a disk altered, is none.
-        let Some((object, digest)) = stored.split_last_chunk::<{ blake3::OUT_LEN }>() else { return false };
-        if blake3::hash(object).as_bytes() != digest || fs::write(to, object).is_err() {
-            return false;
+        let (bytes, digest) = stored.split_last_chunk::<{ blake3::OUT_LEN }>()?;
+        if blake3::hash(bytes).as_bytes() != digest {
+            return None;
         }
+        stored.truncate(bytes.len());
         // Used now: the last to be evicted. Failing to say so is no reason to compile.
         let _ = fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        true
+        Some(stored)
     }
 
     /// Keeps an object.
     pub(super) fn put(&self, key: &str, object: &Path) -> Result<()> {
+        let bytes = fs::read(object).with_context(|| format!("failed to cache `{}`", object.display()))?;
+        self.put_bytes(key, &bytes)
+    }
+
+    /// Keeps something under a key.
+    pub(super) fn put_bytes(&self, key: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(key);
         let what = || format!("failed to cache `{}`", path.display());
         let dir = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(dir).with_context(what)?;
         let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).with_context(what)?;
-        let bytes = fs::read(object).with_context(what)?;
-        temporary.write_all(&bytes).with_context(what)?;
-        temporary.write_all(blake3::hash(&bytes).as_bytes()).with_context(what)?;
+        temporary.write_all(bytes).with_context(what)?;
+        temporary.write_all(blake3::hash(bytes).as_bytes()).with_context(what)?;
         temporary.persist(&path).map_err(|error| error.error).with_context(what)?;
         Ok(())
     }

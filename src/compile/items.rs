@@ -27,6 +27,19 @@ pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
 
+/// All words of a text, those in literals included: assembly names functions there. An escape ends a word.
+pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < text.len() && !is_word(text[at]) {
+            at += if text[at] == b'\\' { 2 } else { 1 };
+        }
+        let start = at.min(text.len());
+        at = start + text[start..].iter().position(|b| !is_word(*b)).unwrap_or(text.len() - start);
+        (start < at).then(|| &text[start..at])
+    })
+}
+
 /// Cuts a stream into what stands at file scope: up to a `;`, or to the end of a function's body.
 pub(super) fn cut(text: &[u8]) -> Vec<Item<'_>> {
     let mut items = Vec::new();

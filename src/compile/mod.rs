@@ -5,14 +5,17 @@
 //! side from a mirror ([`mirror`]); all outputs go to a private directory. Hard parts: the two sides must differ by
 //! nothing but the patch, and no compile may read an unpatched file by a way around the mirror.
 
+mod bodies;
 mod cache;
 mod command;
 mod deps;
 mod items;
+mod macros;
 mod mirror;
 mod paths;
 pub mod run;
 mod shape;
+mod skip;
 mod tokens;
 mod unit;
 mod unused;
@@ -108,11 +111,15 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
 
-    // Preprocess all; a unit that read around the mirror is done again when the mirror is repaired.
-    let mut seen: Vec<Option<unit::Seen>> = jobs.iter().map(|_| None).collect();
+    let skip = skip::Skip::new(units, touched, tree, options.cache);
+    let skip = skip.as_ref();
+    let known = |job: &unit::Job| skip.filter(|skip| job.settled_by(skip)).map(|_| unit::Seen::same());
+    let mut seen: Vec<Option<unit::Seen>> = pool.install(|| jobs.par_iter().map(known).collect());
+
+    // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {
         let open: Vec<usize> = (0..jobs.len()).filter(|&at| seen[at].is_none()).collect();
-        let found = pool.install(|| open.par_iter().map(|&at| jobs[at].preprocess(&mirror)).collect::<Vec<_>>());
+        let found = pool.install(|| open.par_iter().map(|&at| jobs[at].preprocess(&mirror, skip)).collect::<Vec<_>>());
         let mut misses = Vec::new();
         for (at, found) in open.into_iter().zip(all(found)?) {
             if found.misses.is_empty() { seen[at] = Some(found) } else { misses.extend(found.misses) }

@@ -10,21 +10,21 @@ use super::*;
 use crate::patch::{apply, parse};
 
 /// A source tree with a build directory, and the commands of its units.
-struct Kernel {
+pub(super) struct Kernel {
     _dir: Option<tempfile::TempDir>,
-    tree: Tree,
-    work: PathBuf,
+    pub(super) tree: Tree,
+    pub(super) work: PathBuf,
     style: Style,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Style {
+pub(super) enum Style {
     InTree,
     Absolute,
     Relative,
 }
 
-const STYLES: [Style; 3] = [Style::InTree, Style::Absolute, Style::Relative];
+pub(super) const STYLES: [Style; 3] = [Style::InTree, Style::Absolute, Style::Relative];
 
 const FILES: &[(&str, &str)] = &[
     ("include/lib.h", "#define LIB 1\nstatic inline int lib(void)\n{\n\treturn LIB;\n}\n"),
@@ -38,7 +38,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 impl Kernel {
-    fn new(style: Style) -> Kernel {
+    pub(super) fn new(style: Style) -> Kernel {
         let dir = tempfile::tempdir().unwrap();
         let base = fs::canonicalize(dir.path()).unwrap();
         let kernel = Kernel::in_dir(&base, style, Some(dir));
@@ -62,7 +62,7 @@ impl Kernel {
         Kernel { _dir: dir, tree: Tree { source, objdir }, work: base.join("work"), style }
     }
 
-    fn unit(&self, source: &str) -> Unit {
+    pub(super) fn unit(&self, source: &str) -> Unit {
         let root = match self.style {
             Style::InTree => ".".to_string(),
             Style::Absolute => self.tree.source.display().to_string(),
@@ -97,7 +97,7 @@ impl Kernel {
     }
 
     /// What a patch with these replacements comes to.
-    fn edited(&self, edits: &[(&str, &str, &str)]) -> Applied {
+    pub(super) fn edited(&self, edits: &[(&str, &str, &str)]) -> Applied {
         let mut text = String::new();
         for (path, old, new) in edits {
             let file = fs::read_to_string(self.tree.source.join(path)).unwrap_or_default();
@@ -117,7 +117,7 @@ impl Kernel {
     }
 }
 
-fn write(path: &Path, text: &str) {
+pub(super) fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }

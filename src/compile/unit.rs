@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::paths::Paths;
+use super::skip::Skip;
 use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
@@ -42,6 +43,13 @@ pub(super) struct Seen {
     pub(super) debug: bool,
     /// Files the patched side read around the mirror, as spelled.
     pub(super) misses: Vec<PathBuf>,
+}
+
+impl Seen {
+    /// Nothing that the compiler would see differs.
+    pub(super) fn same() -> Seen {
+        Seen { same: true, key: None, shape: None, debug: false, misses: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -115,8 +123,13 @@ impl<'a> Job<'a> {
         Err(ToolFailure { doing: format!("{verb} {side} `{}`", self.unit.source.display()), output: text }.into())
     }
 
+    /// Whether an earlier run has seen enough of the original.
+    pub(super) fn settled_by(&self, skip: &Skip<'_>) -> bool {
+        !self.new && skip.settles(self.unit, self.paths.cwd(false))
+    }
+
     /// Preprocesses what there is of both sides.
-    pub(super) fn preprocess(&self, mirror: &Mirror) -> Result<Seen> {
+    pub(super) fn preprocess(&self, mirror: &Mirror, skip: Option<&Skip<'_>>) -> Result<Seen> {
         let side =
             |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
         if self.new {
@@ -128,6 +141,11 @@ impl<'a> Job<'a> {
         let ((original, _), (patched, _)) = (original?, patched?);
         let misses = self.misses(mirror)?;
         let (old, new) = (tokens::fold(&original), tokens::fold(&patched));
+        if let Some(skip) = skip
+            && let Ok(dependencies) = fs::read_to_string(self.file(Side::Original, "d"))
+        {
+            skip.keep(self.unit, self.paths.cwd(false), &old, &dependencies);
+        }
         let same = old == new || unused::only_unused_inlines_differ(&old, &new);
         let key = match self.options.cache {
             Some(cache) if !same => Some(cache.key(&self.original, self.paths.cwd(false), &original)?),

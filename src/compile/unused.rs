@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
 
-use super::items::{Item, Kind, cut, is_word};
+use super::items::{Item, Kind, cut, is_word, words};
 
 /// Whether the streams differ only in `static inline` functions that no emitted code refers to.
 pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> bool {
@@ -41,6 +41,22 @@ pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> boo
     true
 }
 
+/// The `static inline` functions of a stream that no emitted code leads to.
+pub(super) fn unreached(text: &[u8]) -> BTreeSet<&[u8]> {
+    let stream = Stream::new(text);
+    let bodies = stream.inlines();
+    let mut open: Vec<&[u8]> = stream.emitted().flat_map(words).filter(|word| bodies.contains_key(word)).collect();
+    let mut reached: BTreeSet<&[u8]> = open.iter().copied().collect();
+    while let Some(name) = open.pop() {
+        for word in bodies[name].iter().flat_map(|body| words(body)) {
+            if bodies.contains_key(word) && reached.insert(word) {
+                open.push(word);
+            }
+        }
+    }
+    bodies.into_keys().filter(|name| !reached.contains(name)).collect()
+}
+
 struct Stream<'t> {
     text: &'t [u8],
     items: Vec<Item<'t>>,
@@ -68,7 +84,9 @@ impl<'t> Stream<'t> {
     /// Items that have `name` as a word, the function's own definition left out.
     fn users(&self, name: &'t [u8]) -> impl Iterator<Item = &Item<'t>> {
         memmem::find_iter(self.text, name).filter_map(move |at| {
-            let before = at.checked_sub(1).map(|i| self.text[i]);
+            // In a literal an escape may stand before the name: `\tcall` and `\nf`.
+            let escape = at >= 2 && self.text[at - 2] == b'\\';
+            let before = at.checked_sub(1).map(|i| self.text[i]).filter(|_| !escape);
             let after = self.text.get(at + name.len()).copied();
             if before.is_some_and(is_word) || after.is_some_and(is_word) {
                 return None;
@@ -106,6 +124,15 @@ mod tests {
         ));
     }
 
+    /// What is reached is reached through anything; the rest is not.
+    #[test]
+    fn reach() {
+        let text = "static inline int a(void){return 1;}static inline int b(void){return a();}static inline int c(void){return b();}\
+            static inline int d(void){return c();}static inline int e(void){return 0;}int f(void){return b();}asm(\"call\\te\");";
+        let names: Vec<&[u8]> = unreached(text.as_bytes()).into_iter().collect();
+        assert_eq!(names, [b"c", b"d"]);
+    }
+
     /// Every way to use the function counts: calls, chains, addresses, tables, assembly, attributes.
     #[test]
     fn used() {
@@ -117,6 +144,7 @@ mod tests {
             "int(*p)(int)=f;",
             "struct t{int(*p)(int);}t={.p=f};",
             "asm(\"call f\");",
+            "asm(\"call\\tf\\n\");",
             "static inline __attribute__((__used__)) int g(void){return f(1);}",
         ] {
             assert!(!around(rest), "{rest}");

@@ -7,8 +7,8 @@
 //! what relocations mean in [`super::refs`].
 
 use super::arch::{Arch, Use};
-use super::special::{self, Rule};
 use super::names;
+use super::special::{self, Rule};
 use crate::elf::id::HashSet;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Reloc, Section, SectionId, SymbolId};

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 
 use super::states::{self, State};
+use crate::diff::arch;
 use crate::diff::arch::Use;
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
 use crate::diff::verdict::{Diff, FunctionVerdict, Verdict};
-use crate::diff::arch;
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{sht, stb, stt};
 use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};

@@ -177,7 +177,8 @@ impl<'a> Classifier<'a> {
             return Err(ambiguous());
         }
         let index = namesakes.iter().position(|other| *other == id).ok_or_else(ambiguous)?;
-        let table = SymbolTable::new(namesakes.iter().map(|id| kernel_symbol(self.original, *id)).collect(), Vec::new());
+        let table =
+            SymbolTable::new(namesakes.iter().map(|id| kernel_symbol(self.original, *id)).collect(), Vec::new());
         table.sympos(index as u32, self.world.object != "vmlinux").map(|p| p as u32).ok_or_else(ambiguous)
     }
 
