@@ -118,6 +118,15 @@ pub(super) struct Workbench<'a> {
 
 /// Compiles the units that have different tokens on the two sides.
 pub(super) fn compile_units(bench: Workbench<'_>, units: &[Unit]) -> Result<Compiles> {
+    compile(bench, units, bench.request.explain)
+}
+
+/// The same, with debug information for each.
+pub(super) fn compile_with_lines(bench: Workbench<'_>, units: &[Unit]) -> Result<Compiles> {
+    compile(bench, units, true)
+}
+
+fn compile(bench: Workbench<'_>, units: &[Unit], debug: bool) -> Result<Compiles> {
     let Workbench { kernel, applied, request, work, progress } = bench;
     let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
     let cache = ObjectCache::default_dir().map(|dir| ObjectCache::new(&dir, CACHE_LIMIT));
@@ -125,7 +134,7 @@ pub(super) fn compile_units(bench: Workbench<'_>, units: &[Unit]) -> Result<Comp
         jobs: request.jobs,
         launcher: request.launcher.clone(),
         cache: cache.as_ref(),
-        debug: request.explain,
+        debug,
         work,
         progress: &|what| progress.step(what),
     };

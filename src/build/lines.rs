@@ -1,19 +1,23 @@
-//! `-f`: which source lines, and which hunk of which patch, a function's first difference comes from.
+//! `-f`: which source lines, and which hunk of which patch, a function's first difference comes from. And the line of what has
+//! to be written in another way.
 //!
 //! In: verdicts, the units compiled again with debug information, the patches. Out: [`SourcePlace`] for each changed
 //! function. Debug information only speaks for code it was compiled with: a function whose bytes are not the
 //! same in both compiles gets no lines. Line numbers are those of the original, which `#line` keeps for both sides.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::inputs::Compiles;
+use super::inputs::{self, Compiles, Workbench};
 use super::read_object;
 use crate::diff::atoms::{AtomId, Side};
 use crate::diff::{Diff, Verdict};
 use crate::dwarf::lines::{self, Line};
 use crate::elf::Object;
+use crate::error::{Reason, Refusal};
 use crate::kernel::unit::Unit;
 use crate::patch::FilePatch;
 use crate::report::{Report, SourcePlace};
@@ -50,6 +54,50 @@ pub(super) fn explain(
             {
                 found.source = place;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Names the source line of each refused use of a module's static key: what to rewrite is there.
+pub(super) fn locate(
+    bench: Workbench<'_>,
+    units: &[Unit],
+    diffs: &[(usize, Diff<'_>)],
+    roots: &[&Path],
+    report: &mut Report,
+) -> Result<()> {
+    let is_use = |refusal: &&mut Refusal| refusal.reason == Reason::ModuleKey;
+    let mut places: BTreeMap<usize, Object> = BTreeMap::new();
+    for refusal in report.refusals.iter_mut().filter(is_use) {
+        let (Some(section), Some(offset)) = (refusal.section.as_deref(), refusal.offset) else { continue };
+        let holds = |(index, diff): &&(usize, Diff<'_>)| {
+            refusal.object.as_deref() == Some(units[*index].object.as_str())
+                && diff.functions.iter().any(|f| refusal.symbol.as_deref() == Some(f.name.as_str()))
+        };
+        let Some((index, diff)) = diffs.iter().find(holds) else { continue };
+        let debug = match places.entry(*index) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(open) => {
+                let compiled = inputs::compile_with_lines(bench, &units[*index..=*index])?;
+                let Some((_, _, patched)) = compiled.debug.first() else { continue };
+                open.insert(read_object(patched)?)
+            }
+        };
+        let code = diff.patched.object;
+        let same = |name: &str| {
+            let (one, other) = (code.section_named(name), debug.section_named(name));
+            one.zip(other).is_some_and(|(one, other)| code.section(one).data == debug.section(other).data)
+        };
+        if !same(section) {
+            continue;
+        }
+        // Innermost is the header that defines the macro; the first line of the unit's own file is the one to rewrite.
+        let lines = lines::lines(debug, section, offset)?;
+        let places = lines.iter().map(|line| (relative(&line.file, roots), line.line));
+        let own = |(file, _): &(String, u32)| Path::new(file) == units[*index].source;
+        if let Some((file, line)) = places.clone().find(own).or_else(|| places.last()) {
+            refusal.message.push_str(&format!(", at {file}:{line}"));
         }
     }
     Ok(())

@@ -88,6 +88,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     let loaded = loaded?;
     compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
     let parts = compare::resolve(&kernel, &units, &diffs, &loaded, &mut report)?;
+    lines::locate(bench, &units, &diffs, &[work.path(), kernel.source()], &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }

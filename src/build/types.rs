@@ -3,7 +3,7 @@
 //! In: units, their objects with debug information, verdicts. Out: refusals and warnings in the report. The early
 //! question costs two compiles and may save thousands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 
@@ -11,7 +11,7 @@ use super::inputs::{self, Compiles, Workbench};
 use super::read_object;
 use crate::diff::Diff;
 use crate::dwarf::types::{self, Replaced};
-use crate::error::Refusal;
+use crate::error::{Reason, Refusal};
 use crate::kernel::Kernel;
 use crate::kernel::unit::Unit;
 use crate::report::Report;
@@ -46,6 +46,7 @@ pub(super) fn early(bench: Workbench<'_>, units: &[Unit]) -> Result<Vec<Refusal>
         let replaced = Replaced { functions: &nothing, allowed, exported: &|_| false };
         refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
     }
+    once_each(&mut refusals);
     Ok(refusals)
 }
 
@@ -70,5 +71,26 @@ pub(super) fn check(
         report.refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&unit.object)));
         report.warnings.extend(findings.warnings);
     }
+    once_each(&mut report.refusals);
     Ok(())
+}
+
+/// Keeps one refusal for a type of an object, the one that names most users: every unit says it of the users it sees.
+fn once_each(refusals: &mut Vec<Refusal>) {
+    let about = |r: &Refusal| (r.reason == Reason::LayoutChanged).then(|| (r.object.clone(), r.symbol.clone()));
+    let mut longest: HashMap<_, usize> = HashMap::new();
+    for refusal in refusals.iter() {
+        if let Some(key) = about(refusal) {
+            let length = longest.entry(key).or_default();
+            *length = refusal.message.len().max(*length);
+        }
+    }
+    refusals.retain(|refusal| match about(refusal).and_then(|key| longest.get_mut(&key)) {
+        Some(length) if *length == refusal.message.len() => {
+            *length = usize::MAX;
+            true
+        }
+        Some(_) => false,
+        None => true,
+    });
 }

@@ -62,3 +62,20 @@ fn option_for(path: &Path, source: &Path) -> Option<String> {
     let option = line.split_once("$(")?.1.split_once(')')?.0;
     Some(option.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Rust file is refused by name, whether the build compiles it or not.
+    #[test]
+    fn rust() {
+        let path = Path::new("drivers/block/rnull.rs");
+        let compiled = Outside { target: "drivers/block/rnull.o".into(), reads: vec![path.into()], why: Why::Rust };
+        for outside in [&[][..], &[&compiled][..]] {
+            let found = refusal(path, outside, Path::new("/nowhere"));
+            assert_eq!(found.to_string(), "`drivers/block/rnull.rs` reaches Rust code only [unsupported-file]");
+            assert_eq!(found.advice, "klp-build patches functions of C units");
+        }
+    }
+}

@@ -9,7 +9,7 @@ pub mod classify;
 pub use account::Account;
 pub use classify::{Resolution, World};
 
-use crate::diff::atoms::{AtomId, Kind};
+use crate::diff::atoms::{AtomId, Kind, Target};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::{Diff, Verdict};
 use crate::elf::id::HashMap;
@@ -92,6 +92,11 @@ fn module_key(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Reso
         out.dropped_entries.insert(r.atom, format!("tracepoint `{event}` of module `{}`", symbol.object));
         return;
     }
+    // The place of the test, which the entry begins with.
+    let (section, offset) = match side.refs_of(r.atom).first().map(|code| code.target) {
+        Some(Target::Atom(code, at)) => (side.section_name(code), side.atom(code).start.saturating_add_signed(at)),
+        _ => ("__jump_table", r.reference.reloc.r_offset),
+    };
     out.refusals.push(
         Refusal::new(
             Reason::ModuleKey,
@@ -100,6 +105,6 @@ fn module_key(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Reso
         )
         .object(world.object)
         .symbol(function)
-        .at("__jump_table", r.reference.reloc.r_offset),
+        .at(section, offset),
     );
 }

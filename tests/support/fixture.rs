@@ -107,8 +107,10 @@ impl Fixture {
         }
         let without = self.words("without");
         // clang has these under other names, or not at all.
-        let foreign =
-            |flag: &str| program == "clang" && (flag == "-mskip-rax-setup" || flag == "-mpreferred-stack-boundary=3");
+        let foreign = |flag: &str| {
+            program == "clang"
+                && matches!(flag, "-mskip-rax-setup" | "-mpreferred-stack-boundary=3" | "-mrecord-mcount")
+        };
         let mut flags: Vec<&str> =
             flags.split_whitespace().filter(|flag| !without.contains(*flag) && !foreign(flag)).collect();
         flags.extend(self.lines("flags").iter().flat_map(|line| line.split_whitespace()));

@@ -35,6 +35,8 @@ pub struct Entry {
     #[serde(default)]
     reasons: Vec<String>,
     #[serde(default)]
+    says: Vec<String>,
+    #[serde(default)]
     changed: ByObject,
     #[serde(default)]
     new: ByObject,
@@ -108,6 +110,9 @@ impl Entry {
                 if !missing.is_empty() || !other.is_empty() {
                     wrong.push(format!("refused for {:?}, not for {:?}", report.reasons, self.reasons));
                 }
+                let said = |text: &str| report.messages.iter().any(|message| message.contains(text));
+                let unsaid = self.says.iter().filter(|text| !said(text));
+                wrong.extend(unsaid.map(|text| format!("`{text}` is in none of {:?}", report.messages)));
             }
             Expect::NoChange => wrong.extend(self.functions("changed", &self.changed, &report.changed)),
         }

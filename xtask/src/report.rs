@@ -21,6 +21,8 @@ pub struct Report {
     pub new: ByObject,
     /// The codes of all refusals.
     pub reasons: BTreeSet<String>,
+    /// What the refusals say.
+    pub messages: Vec<String>,
     /// What went to stderr, for people.
     pub stderr: String,
 }
@@ -64,6 +66,7 @@ impl Report {
         }
         for refusal in json["refusals"].as_array().into_iter().flatten() {
             self.reasons.insert(refusal["reason"].as_str().unwrap_or_default().to_owned());
+            self.messages.push(refusal["message"].as_str().unwrap_or_default().to_owned());
         }
     }
 }
@@ -90,12 +93,12 @@ mod tests {
             "objects": [{"name": "vmlinux", "functions": [
                 {"function": "a", "verdict": "changed"}, {"function": "b", "verdict": "new"},
                 {"function": "c", "verdict": "same"}, {"function": "d", "verdict": "removed"}]}],
-            "refusals": [{"reason": "init-section", "symbol": "x"}],
+            "refusals": [{"reason": "init-section", "symbol": "x", "message": "no"}],
         });
         let mut report = Report::default();
         report.fill(&json);
         assert_eq!(show(&report.changed), "vmlinux: a");
         assert_eq!(show(&report.new), "vmlinux: b");
-        assert!(report.reasons.contains("init-section"));
+        assert!(report.reasons.contains("init-section") && report.messages == ["no"]);
     }
 }
