@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod inspect;
 mod kernel;
+mod many;
 mod verify;
 
 use std::process::ExitCode;
@@ -123,6 +124,14 @@ fn failed(error: &anyhow::Error) -> u8 {
     for cause in chain {
         eprintln!("  caused by: {cause}");
     }
+    status_of(error)
+}
+
+/// The exit status of an error's kind.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Refused>().is_some() {
+        return status::REFUSED;
+    }
     let tool = error.chain().any(|e| e.downcast_ref::<ToolFailure>().is_some());
     if tool { status::TOOL_FAILED } else { status::BROKEN }
 }
@@ -141,6 +150,7 @@ fn print(report: &Report, json: bool, verbose: bool, unchanged: u8) -> anyhow::R
         Outcome::Done => status::DONE,
         Outcome::Refused => status::REFUSED,
         Outcome::Unchanged => unchanged,
+        Outcome::Failed => status::BROKEN,
     })
 }
 
