@@ -3,6 +3,7 @@
 //! In: a checked request. Out: the report of the run, with the module written when there is one. Every
 //! stage's refusals are collected; the run goes on as long as what follows still means something.
 
+mod added;
 mod compare;
 mod inputs;
 mod lines;
@@ -46,7 +47,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
 /// The same for patches that were read and a kernel that was opened.
 fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, progress: &Progress) -> Result<Report> {
     let mut report = Report::new();
-    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()));
+    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()).filter(|path| !added::is_makefile(path)));
     report.notes.extend(screened.notes);
     report.refusals.extend(screened.refusals);
     report.kernel = Some(kernel.release().to_owned());
@@ -54,10 +55,14 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
     let applied = patch::apply(patches, |path| inputs::read_source(kernel.source(), path))?;
     report.notes.extend(applied.notes.iter().cloned());
     report.warnings.extend(applied.warnings.iter().cloned());
+    let added = added::find(kernel, &applied)?;
+    report.notes.extend(added.notes);
+    report.refusals.extend(added.refusals);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
-    let units = inputs::reach(kernel, &applied, &mut report)?;
+    let mut units = inputs::reach(kernel, &applied, &mut report)?;
+    units.extend(added.units);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }

@@ -3,6 +3,7 @@
 //! `klp-build PATCH...` builds, without a subcommand's name, as upstream's tool does.
 
 mod build;
+mod cache;
 mod check;
 mod completions;
 mod diff;
@@ -74,6 +75,8 @@ enum Command {
     Inspect(inspect::Opts),
     /// Would a livepatch module load on a kernel, and what does it conflict with?
     Check(check::Opts),
+    /// What is kept from run to run: show it, prune it, clear it.
+    Cache(cache::Opts),
     /// Does the kernel hold what these source files compile to? For tests and for reports of trouble.
     #[command(hide = true)]
     Verify(verify::Opts),
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(opts)) => diff::run(opts),
         Some(Command::Inspect(opts)) => inspect::run(opts),
         Some(Command::Check(opts)) => check::run(opts),
+        Some(Command::Cache(opts)) => cache::run(opts),
         Some(Command::Verify(opts)) => verify::run(opts),
         Some(Command::Completions(opts)) => completions::run(opts),
         None => build::run(&cli.build),

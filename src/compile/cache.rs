@@ -331,7 +331,9 @@ mod tests {
         };
         let driver = |version: &str| {
             let cc1 = at("cc1").display().to_string();
-            format!("#!/bin/sh\ncase $1 in --version) echo {version};; -print-prog-name=cc1) echo {cc1};; *) echo as;; esac\n")
+            format!(
+                "#!/bin/sh\ncase $1 in --version) echo {version};; -print-prog-name=cc1) echo {cc1};; *) echo as;; esac\n"
+            )
         };
         write("gcc", &driver("one"));
         write("cc1", "first");

@@ -324,8 +324,14 @@ fn shared_between_trees() {
         let mut unit = kernel.unit("fs/one.c");
         unit.command.retain(|arg| arg != "-g");
         unit.command.splice(1..1, flags.split_whitespace().map(String::from));
-        let options =
-            Options { jobs: 1, launcher: Vec::new(), cache: Some(&cache), debug: false, work: &kernel.work, progress: &|_| {} };
+        let options = Options {
+            jobs: 1,
+            launcher: Vec::new(),
+            cache: Some(&cache),
+            debug: false,
+            work: &kernel.work,
+            progress: &|_| {},
+        };
         let edit = kernel.edited(&[("fs/one.c", "\treturn lib() + LOCAL;", "\treturn 7;")]);
         compile_units(&[unit], &kernel.tree, &edit, &options).unwrap().remove(0).cached
     };
