@@ -71,6 +71,38 @@ reasons! {
     FormatRule = "format-rule",
     /// The compiler is not the one that built the kernel.
     CompilerMismatch = "compiler-mismatch",
+    /// `check`: the module was built for another kernel.
+    OtherKernel = "other-kernel",
+    /// `check`: an export has another CRC in this kernel.
+    CrcMismatch = "crc-mismatch",
+    /// `check`: an export is in a namespace that the module does not import.
+    MissingNamespace = "missing-namespace",
+    /// `check`: the kernel loads signed modules only.
+    Unsigned = "unsigned",
+    /// `check`: a livepatch of this name is loaded.
+    AlreadyLoaded = "already-loaded",
+    /// `check`: a loaded livepatch is in transition.
+    InTransition = "in-transition",
+    /// `check`: a livepatch of another set replaces the same function.
+    FunctionConflict = "function-conflict",
+    /// `check`: a livepatch of another set has the same state.
+    StateConflict = "state-conflict",
+    /// `check`: a loaded livepatch has a newer version of a state.
+    StateTooOld = "state-too-old",
+    /// `check`: a livepatch that is replaced has a state which the new one does not have.
+    StateDropped = "state-dropped",
+    /// `check`: something other than a livepatch redirects the function.
+    FunctionBusy = "function-busy",
+    /// `check`, a warning: a livepatch that is replaced patches a function which the new one does not.
+    FixDropped = "fix-dropped",
+    /// `check`, a warning: the function hides that of a livepatch which stays.
+    FixHidden = "fix-hidden",
+    /// `check`, a warning: what the module replaces, or is replaced by, cannot be told.
+    ReplaceUnknown = "replace-unknown",
+    /// `check`, a warning: some task is always in the function, so the transition may not end.
+    AlwaysRunning = "always-running",
+    /// `check`, a warning: a kprobe watches the function's own code, which will not run.
+    Probed = "probed",
 }
 
 impl fmt::Display for Reason {

@@ -18,9 +18,6 @@ use crate::report::Report;
 use crate::report::progress::Progress;
 use crate::request::{Replace, Request};
 
-/// Bytes of original objects kept in the cache.
-const CACHE_LIMIT: u64 = 2 << 30;
-
 pub(super) fn read_patches(paths: &[PathBuf]) -> Result<Vec<patch::FilePatch>> {
     let mut all = Vec::new();
     for path in paths {
@@ -129,7 +126,7 @@ pub(super) fn compile_with_lines(bench: Workbench<'_>, units: &[Unit]) -> Result
 fn compile(bench: Workbench<'_>, units: &[Unit], debug: bool) -> Result<Compiles> {
     let Workbench { kernel, applied, request, work, progress } = bench;
     let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
-    let cache = ObjectCache::default_dir().map(|dir| ObjectCache::new(&dir, CACHE_LIMIT));
+    let cache = ObjectCache::of_user()?;
     let options = compile::Options {
         jobs: request.jobs,
         launcher: request.launcher.clone(),

@@ -3,9 +3,11 @@
 //! In: a checked request. Out: the report of the run, with the module written when there is one. Every
 //! stage's refusals are collected; the run goes on as long as what follows still means something.
 
+mod added;
 mod compare;
 mod inputs;
 mod lines;
+mod many;
 mod module;
 mod types;
 
@@ -26,31 +28,41 @@ use crate::report::{ModuleReport, Outcome, Report};
 use crate::request::Request;
 use crate::workdir;
 
+pub use many::{Built, many};
+
 /// Builds a livepatch.
 ///
 /// # Errors
 ///
 /// For broken input, I/O, and failed tools ([`crate::error::ToolFailure`]); a "no" is in the report.
 pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
-    let mut report = Report::new();
     request.check()?;
     progress.step("reading the patch");
     let patches = inputs::read_patches(&request.patches)?;
-    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()));
-    report.notes.extend(screened.notes);
-    report.refusals.extend(screened.refusals);
-
     progress.step("reading the kernel tree");
     let kernel = Kernel::open(&request.kernel)?;
+    build_for(&kernel, &patches, request, progress)
+}
+
+/// The same for patches that were read and a kernel that was opened.
+fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, progress: &Progress) -> Result<Report> {
+    let mut report = Report::new();
+    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()).filter(|path| !added::is_makefile(path)));
+    report.notes.extend(screened.notes);
+    report.refusals.extend(screened.refusals);
     report.kernel = Some(kernel.release().to_owned());
-    let replace = inputs::replace_mode(request.replace, &kernel, &mut report.refusals);
-    let applied = patch::apply(&patches, |path| inputs::read_source(kernel.source(), path))?;
+    let replace = inputs::replace_mode(request.replace, kernel, &mut report.refusals);
+    let applied = patch::apply(patches, |path| inputs::read_source(kernel.source(), path))?;
     report.notes.extend(applied.notes.iter().cloned());
     report.warnings.extend(applied.warnings.iter().cloned());
+    let added = added::find(kernel, &applied)?;
+    report.notes.extend(added.notes);
+    report.refusals.extend(added.refusals);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
-    let units = inputs::reach(&kernel, &applied, &mut report)?;
+    let mut units = inputs::reach(kernel, &applied, &mut report)?;
+    units.extend(added.units);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
@@ -59,7 +71,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     if request.keep_tmp {
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
-    let bench = inputs::Workbench { kernel: &kernel, applied: &applied, request, work: work.path(), progress };
+    let bench = inputs::Workbench { kernel, applied: &applied, request, work: work.path(), progress };
     report.refusals.extend(types::early(bench, &units)?);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
@@ -67,7 +79,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     // What the originals are checked against is read while the compilers run.
     let (compiles, loaded) = std::thread::scope(|scope| {
         let loaded =
-            scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { compare::load(&kernel, &units) });
+            scope.spawn(|| if request.no_verify { Ok(BTreeMap::new()) } else { compare::load(kernel, &units) });
         let compiles = inputs::compile_units(bench, &units);
         (compiles, loaded.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -82,12 +94,12 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     }
     if request.explain {
         let roots = [work.path(), kernel.source()];
-        lines::explain(&units, &compiles, &diffs, &patches, &roots, &mut report)?;
+        lines::explain(&units, &compiles, &diffs, patches, &roots, &mut report)?;
     }
-    types::check(&kernel, &units, &compiles, &diffs, request, &mut report)?;
+    types::check(kernel, &units, &compiles, &diffs, request, &mut report)?;
     let loaded = loaded?;
-    compare::verify(&kernel, &units, &diffs, request, &loaded, &mut report)?;
-    let parts = compare::resolve(&kernel, &units, &diffs, &loaded, &mut report)?;
+    compare::verify(kernel, &units, &diffs, request, &loaded, &mut report)?;
+    let parts = compare::resolve(kernel, &units, &diffs, &loaded, &mut report)?;
     lines::locate(bench, &units, &diffs, &[work.path(), kernel.source()], &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
@@ -110,12 +122,12 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
     }
 
     progress.step("linking the module");
-    let objtool = module::unit_objtool(&kernel, &units);
-    let module = module::make_module(&kernel, request, &plan, replace, objtool, work.path(), &mut report)?;
+    let objtool = module::unit_objtool(kernel, &units);
+    let module = module::make_module(kernel, request, &plan, replace, objtool, work.path(), &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
-    let (module, signed) = module::sign_module(&kernel, request, module, work.path())?;
+    let (module, signed) = module::sign_module(kernel, request, module, work.path())?;
     module::write_module(&request.output, &module)?;
     report.module = Some(ModuleReport {
         path: request.output.display().to_string(),

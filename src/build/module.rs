@@ -94,6 +94,8 @@ pub(super) fn sign_module(kernel: &Kernel, request: &Request, module: Vec<u8>, w
 pub(super) fn write_module(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
+        // A build for several kernels has a directory for each.
+        fs::create_dir_all(dir)?;
         let mut file = tempfile::Builder::new().prefix(".klp-build-").tempfile_in(dir)?;
         std::io::Write::write_all(&mut file, bytes)?;
         use std::os::unix::fs::PermissionsExt;

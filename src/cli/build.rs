@@ -1,12 +1,13 @@
 //! `klp-build [OPTIONS] PATCH...`: builds a livepatch module.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 
-use super::kernel::KernelOpts;
-use super::{print, status};
+use super::kernel::Kernels;
+use super::{many, print, status};
+use crate::kernel::KernelRequest;
 use crate::report::human;
 use crate::report::progress::Progress;
 use crate::request::{Replace, Request, name_module};
@@ -24,7 +25,7 @@ pub(super) struct Opts {
     /// Jobs at a time [default: the number of processors].
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// Where to write the module [default: livepatch-<PATCH>.ko].
+    /// Where to write the module [default: livepatch-<PATCH>.ko]; for several kernels, in a directory for each there.
     #[arg(short, long, value_name = "FILE.ko")]
     output: Option<PathBuf>,
     /// Replace the livepatches of this set, and only those (kernels with replace sets).
@@ -50,7 +51,7 @@ pub(super) struct Opts {
     json: bool,
 
     #[command(flatten)]
-    kernel: KernelOpts,
+    kernel: Kernels,
     /// Do not check the compiled original against the image.
     #[arg(long, help_heading = "Kernel")]
     no_verify: bool,
@@ -76,14 +77,24 @@ pub(super) struct Opts {
 
 /// Builds, prints, and gives the exit status.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
-    let request = request(opts)?;
+    let mut requests = requests(opts)?;
     let progress = Progress::new(opts.verbose || opts.debug, opts.json && !opts.verbose);
-    let report = crate::build::build(&request, &progress);
-    progress.done();
-    let report = report?;
     if opts.short_circuit.is_some() && opts.verbose {
         eprintln!("note: -S has no effect: what did not change is never done again");
     }
+    if requests.len() > 1 {
+        let built = crate::build::many(&requests, &progress);
+        progress.done();
+        let how = many::How {
+            json: opts.json,
+            verbose: opts.verbose || opts.debug,
+            explain: opts.show_first_changed && !opts.json,
+        };
+        return many::print(&built?, how);
+    }
+    let report = crate::build::build(&requests.remove(0), &progress);
+    progress.done();
+    let report = report?;
     if opts.debug {
         eprintln!("account: {}", serde_json::to_string(&report.account)?);
     }
@@ -93,15 +104,20 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     print(&report, opts.json, opts.verbose || opts.debug, status::UNCHANGED)
 }
 
-fn request(opts: &Opts) -> Result<Request> {
-    let kernel = opts.kernel.request(opts.jobs)?;
+/// A request for each kernel.
+fn requests(opts: &Opts) -> Result<Vec<Request>> {
     let (name, output) = name_module(&opts.patches, opts.output.as_deref())?;
-    Ok(Request {
+    let kernels = opts.kernel.all(opts.jobs)?;
+    Ok(kernels.into_iter().map(|kernel| request(opts, kernel, &name, &output)).collect())
+}
+
+fn request(opts: &Opts, kernel: KernelRequest, name: &str, output: &Path) -> Request {
+    Request {
         patches: opts.patches.clone(),
         jobs: kernel.jobs,
         kernel,
-        name,
-        output,
+        name: name.to_owned(),
+        output: output.to_path_buf(),
         replace: match (opts.replace_set, opts.no_replace) {
             (Some(set), _) => Replace::Set(set),
             (None, true) => Replace::Nothing,
@@ -115,5 +131,5 @@ fn request(opts: &Opts) -> Result<Request> {
         allow_layout_change: opts.allow_layout_change.clone(),
         no_link: opts.no_link,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
-    })
+    }
 }

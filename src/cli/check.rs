@@ -1,52 +1,137 @@
-//! `klp-build check MODULE.ko...`: would it load on this kernel, and do several conflict?
+//! `klp-build check MODULE.ko...`: would they load on this kernel, beside what is loaded there, and what would come of it?
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde::Serialize;
 
-use super::kernel::KernelOpts;
-use super::{print, status};
+use super::kernel::Kernels;
+use super::status;
+use crate::check::live::Watched;
+use crate::check::peers::Peer;
+use crate::check::{self, Candidate, Checked, Finding, Live, Severity, Verdict, loaded};
 use crate::kernel::Kernel;
-use crate::report::{Outcome, Report};
-use crate::{check, elf, inspect};
+use crate::report::{Outcome, SCHEMA, human};
+use crate::{elf, inspect};
 
-/// Which modules, for which kernel.
+/// Which modules, for which kernel, beside what.
 #[derive(Debug, Args)]
 pub(super) struct Opts {
-    /// Livepatch modules; several are checked against each other, too.
+    /// Livepatch modules, in the order in which they would be loaded.
     #[arg(value_name = "MODULE.ko", required = true)]
     files: Vec<PathBuf>,
+    /// What is loaded already: /sys/kernel/livepatch or a copy of it, or a module's file, which tells more; several times.
+    #[arg(long, value_name = "DIR|MODULE.ko")]
+    loaded: Vec<PathBuf>,
+    /// A copy of /sys/kernel/debug/kprobes/list.
+    #[arg(long, value_name = "FILE")]
+    kprobes: Option<PathBuf>,
+    /// A copy of /sys/kernel/tracing/enabled_functions.
+    #[arg(long, value_name = "FILE")]
+    traced: Option<PathBuf>,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    kernel: KernelOpts,
+    kernel: Kernels,
+}
+
+/// The report for machines.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    outcome: Outcome,
+    kernel: &'a str,
+    modules: &'a [Verdict],
+    refusals: Vec<&'a Finding>,
+    warnings: Vec<&'a Finding>,
+    notes: &'a [String],
 }
 
 /// Checks, prints, and gives the exit status.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
-    let kernel = Kernel::open(&opts.kernel.request(None)?)?;
-    let mut report = Report::new();
-    report.kernel = Some(kernel.release().to_owned());
-    let mut inspections = Vec::new();
-    for path in &opts.files {
-        let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        let module = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", path.display()))?;
-        let Some(found) = inspect::inspect(&module) else {
-            bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", path.display());
+    let kernel = Kernel::open(&opts.kernel.one("check", None)?)?;
+    let candidates = opts.files.iter().map(|path| candidate(path)).collect::<Result<Vec<_>>>()?;
+    let live = live(opts, &kernel)?;
+    let checked = check::check(&kernel, &candidates, &live)?;
+    let refused = checked.verdicts.iter().any(|verdict| !verdict.loads);
+    let mut out = std::io::stdout().lock();
+    talk(&checked);
+    if opts.json {
+        let of = |severity| checked.findings.iter().filter(|f| f.severity == severity).collect();
+        let report = Report {
+            schema: SCHEMA,
+            outcome: if refused { Outcome::Refused } else { Outcome::Done },
+            kernel: kernel.release(),
+            modules: &checked.verdicts,
+            refusals: of(Severity::Error),
+            warnings: of(Severity::Warning),
+            notes: &checked.notes,
         };
-        report.refusals.extend(check::check(&kernel, &module, &found)?);
-        inspections.push(found);
-    }
-    report.refusals.extend(check::conflicts(&inspections));
-    if report.refusals.is_empty() {
-        if !opts.json {
-            opts.files.iter().for_each(|m| println!("{}: would load on {}", m.display(), kernel.release()));
-        }
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
     } else {
-        report.outcome = Outcome::Refused;
+        for verdict in &checked.verdicts {
+            let would = if verdict.loads { "would load on" } else { "would be refused by" };
+            writeln!(out, "{}: {would} {}", verdict.file, kernel.release())?;
+            verdict.replaces.iter().try_for_each(|name| writeln!(out, "  replaces `{name}`"))?;
+        }
     }
-    print(&report, opts.json, false, status::DONE)
+    Ok(if refused { status::REFUSED } else { status::DONE })
+}
+
+fn talk(checked: &Checked) {
+    let style = human::Style::of_stderr();
+    for Finding { severity, what, .. } in &checked.findings {
+        let (colour, word) = match severity {
+            Severity::Error => ("1;31", "refused"),
+            Severity::Warning => ("1;33", "warning"),
+        };
+        eprintln!("{}: {what}", style.paint(colour, word));
+        eprintln!("  {}: {}", style.paint("1", "advice"), what.advice);
+    }
+    for note in &checked.notes {
+        eprintln!("{}: {note}", style.paint("36", "note"));
+    }
+}
+
+fn candidate(path: &Path) -> Result<Candidate> {
+    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let object = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", path.display()))?;
+    let Some(found) = inspect::inspect(&object) else {
+        bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", path.display());
+    };
+    // scripts/sign-file.c ends a signed module with this line.
+    let is_signed = bytes.ends_with(b"~Module signature appended~\n");
+    Ok(Candidate { file: path.display().to_string(), object, is_signed, found })
+}
+
+fn live(opts: &Opts, kernel: &Kernel) -> Result<Live> {
+    let has = kernel.abi().replace;
+    let mut peers: Vec<Peer> = Vec::new();
+    let (directories, files): (Vec<_>, Vec<_>) = opts.loaded.iter().partition(|path| path.is_dir());
+    for dir in directories {
+        peers.extend(loaded::read(dir, has)?);
+    }
+    for path in files {
+        let peer = Peer::of(&candidate(path)?.found, has);
+        // sysfs knows the order and whether there is a transition; the file knows the states.
+        match peers.iter_mut().find(|known| known.name == peer.name) {
+            Some(known) => *known = Peer { in_transition: known.in_transition, ..peer },
+            None => peers.push(peer),
+        }
+    }
+    let mut watched = Watched::default();
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()));
+    let what = |path: &Path| format!("failed to understand `{}`", path.display());
+    if let Some(path) = &opts.kprobes {
+        watched.kprobes(&read(path)?).with_context(|| what(path))?;
+    }
+    if let Some(path) = &opts.traced {
+        watched.traced(&read(path)?).with_context(|| what(path))?;
+    }
+    Ok(Live { peers, watched })
 }

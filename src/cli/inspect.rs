@@ -50,6 +50,18 @@ fn text(found: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
         (None, Some(false)) => writeln!(out, "replaces: none")?,
         (None, None) => {}
     }
+    for state in &found.states {
+        writeln!(out, "state: {}, version {}", state.id, state.version)?;
+        if state.shadow {
+            writeln!(out, "  owns the shadow variable {}", state.id)?;
+        }
+        for callback in &state.callbacks {
+            writeln!(out, "  callback: {callback}")?;
+        }
+    }
+    if found.states_unknown {
+        writeln!(out, "states: there is a table of them that is not understood")?;
+    }
     for object in &found.objects {
         writeln!(out, "object: {}", object.name)?;
         for function in &object.functions {

@@ -3,11 +3,13 @@
 //! `klp-build PATCH...` builds, without a subcommand's name, as upstream's tool does.
 
 mod build;
+mod cache;
 mod check;
 mod completions;
 mod diff;
 mod inspect;
 mod kernel;
+mod many;
 mod verify;
 
 use std::process::ExitCode;
@@ -73,6 +75,8 @@ enum Command {
     Inspect(inspect::Opts),
     /// Would a livepatch module load on a kernel, and what does it conflict with?
     Check(check::Opts),
+    /// What is kept from run to run: show it, prune it, clear it.
+    Cache(cache::Opts),
     /// Does the kernel hold what these source files compile to? For tests and for reports of trouble.
     #[command(hide = true)]
     Verify(verify::Opts),
@@ -91,6 +95,7 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(opts)) => diff::run(opts),
         Some(Command::Inspect(opts)) => inspect::run(opts),
         Some(Command::Check(opts)) => check::run(opts),
+        Some(Command::Cache(opts)) => cache::run(opts),
         Some(Command::Verify(opts)) => verify::run(opts),
         Some(Command::Completions(opts)) => completions::run(opts),
         None => build::run(&cli.build),
@@ -123,6 +128,14 @@ fn failed(error: &anyhow::Error) -> u8 {
     for cause in chain {
         eprintln!("  caused by: {cause}");
     }
+    status_of(error)
+}
+
+/// The exit status of an error's kind.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Refused>().is_some() {
+        return status::REFUSED;
+    }
     let tool = error.chain().any(|e| e.downcast_ref::<ToolFailure>().is_some());
     if tool { status::TOOL_FAILED } else { status::BROKEN }
 }
@@ -141,6 +154,7 @@ fn print(report: &Report, json: bool, verbose: bool, unchanged: u8) -> anyhow::R
         Outcome::Done => status::DONE,
         Outcome::Refused => status::REFUSED,
         Outcome::Unchanged => unchanged,
+        Outcome::Failed => status::BROKEN,
     })
 }
 

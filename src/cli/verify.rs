@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::kernel::KernelOpts;
+use super::kernel::Kernels;
 use super::status;
 use crate::compile;
 use crate::diff::atoms::Side;
@@ -35,7 +35,7 @@ pub(super) struct Opts {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    kernel: KernelOpts,
+    kernel: Kernels,
 }
 
 /// One file's answer.
@@ -51,7 +51,7 @@ struct Answer {
 
 /// Compiles, verifies, prints; status 1 when a function is not as compiled.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
-    let request = opts.kernel.request(opts.jobs)?;
+    let request = opts.kernel.one("verify", opts.jobs)?;
     let kernel = Kernel::open(&request)?;
     let mut units = kernel.units_reached_by(&opts.files)?.units;
     units.retain(|unit| opts.files.contains(&unit.source));

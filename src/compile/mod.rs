@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-pub use cache::ObjectCache;
+pub use cache::{ObjectCache, Usage, size};
 pub use mirror::Mirror;
 
 use crate::error::ToolFailure;

@@ -142,6 +142,39 @@ impl Paths {
         (!root.is_empty()).then(|| root.to_string())
     }
 
+    /// The spellings of the trees, those that others begin with last.
+    fn spellings(&self) -> Vec<(&[u8], &'static [u8])> {
+        let mut all: Vec<(&[u8], &'static [u8])> = Vec::new();
+        for (paths, blank) in [(&self.source, &b"\0source\0"[..]), (&self.objdir, &b"\0build\0"[..])] {
+            all.extend(paths.iter().map(|path| (path.as_os_str().as_encoded_bytes(), blank)));
+        }
+        all.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+        all
+    }
+
+    /// Text or argument without the names of the trees: the same for any copy of them.
+    pub(super) fn blanked(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        for (path, blank) in self.spellings() {
+            let mut next = Vec::with_capacity(out.len());
+            let mut at = 0;
+            for found in memchr::memmem::find_iter(&out, path) {
+                next.extend_from_slice(&out[at..found]);
+                next.extend_from_slice(blank);
+                at = found + path.len();
+            }
+            next.extend_from_slice(&out[at..]);
+            out = next;
+        }
+        out
+    }
+
+    /// Whether an object may hold the name of a tree; debug information, which may be packed, always may.
+    pub(super) fn are_named_in(&self, object: &[u8]) -> bool {
+        let has = |bytes: &[u8]| memchr::memmem::find(object, bytes).is_some();
+        has(b".debug_info") || self.spellings().into_iter().any(|(path, _)| has(path))
+    }
+
     /// Compiler output for people: the mirror's files by the names they have in the source tree.
     pub(super) fn readable(&self, text: &str) -> String {
         let mirror = self.mirror.display().to_string();

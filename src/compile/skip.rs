@@ -134,7 +134,7 @@ impl<'a> Skip<'a> {
             text.extend_from_slice(&listing.to_le_bytes());
         }
         let base = command::without_outputs(&unit.command)?;
-        self.cache.key(&base, cwd, &text).map(Some)
+        Ok(Some(self.cache.keys(&base, cwd, &text, <[u8]>::to_vec)?.here))
     }
 }
 

@@ -313,6 +313,32 @@ fn cached() {
     assert!(!run("\treturn 9;").cached, "a header has changed");
 }
 
+/// Another copy of a tree has what one copy compiled, unless the object names its tree, as one with debug information does; what a configuration
+/// changes (another -D on the command line) is another object.
+#[test]
+fn shared_between_trees() {
+    let store = tempfile::tempdir().unwrap();
+    let cache = ObjectCache::new(store.path(), 1 << 20);
+    let run = |flags: &str| {
+        let kernel = Kernel::new(Style::Absolute);
+        let mut unit = kernel.unit("fs/one.c");
+        unit.command.retain(|arg| arg != "-g");
+        unit.command.splice(1..1, flags.split_whitespace().map(String::from));
+        let options = Options {
+            jobs: 1,
+            launcher: Vec::new(),
+            cache: Some(&cache),
+            debug: false,
+            work: &kernel.work,
+            progress: &|_| {},
+        };
+        let edit = kernel.edited(&[("fs/one.c", "\treturn lib() + LOCAL;", "\treturn 7;")]);
+        compile_units(&[unit], &kernel.tree, &edit, &options).unwrap().remove(0).cached
+    };
+    assert_eq!([run(""), run(""), run("-DCONFIG_X"), run("-DCONFIG_X")], [false, true, false, true]);
+    assert_eq!([run("-g"), run("-g")], [false, false]);
+}
+
 /// A launcher runs the compiles, and only those.
 #[test]
 fn launcher() {

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::cache::Keys;
 use super::paths::Paths;
 use super::skip::Skip;
 use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, tokens, unused};
@@ -35,8 +36,8 @@ pub(super) struct Job<'a> {
 /// What preprocessing showed.
 pub(super) struct Seen {
     pub(super) same: bool,
-    /// Cache key of the original's object.
-    key: Option<String>,
+    /// Cache keys of the original's object.
+    key: Option<Keys>,
     /// What of the difference may give types another layout.
     pub(super) shape: Option<String>,
     /// Compile with debug information, too.
@@ -148,7 +149,9 @@ impl<'a> Job<'a> {
         }
         let same = old == new || unused::only_unused_inlines_differ(&old, &new);
         let key = match self.options.cache {
-            Some(cache) if !same => Some(cache.key(&self.original, self.paths.cwd(false), &original)?),
+            Some(cache) if !same => {
+                Some(cache.keys(&self.original, self.paths.cwd(false), &original, |bytes| self.paths.blanked(bytes))?)
+            }
             _ => None,
         };
         let shape = if same { None } else { shape::shape_key(&old, &new) };
@@ -190,14 +193,16 @@ impl<'a> Job<'a> {
         if self.new {
             return Ok(None);
         }
-        let Some((cache, key)) = self.options.cache.zip(seen.key.as_deref()) else {
+        let Some((cache, key)) = self.options.cache.zip(seen.key.as_ref()) else {
             return Ok(Some((self.object(Side::Original)?.0, false)));
         };
         let object = self.file(Side::Original, "o");
-        if cache.get(key, &object) {
+        if cache.get(&key.anywhere, &object) || cache.get(&key.here, &object) {
             return Ok(Some((object, true)));
         }
         let (object, _) = self.object(Side::Original)?;
+        let bytes = fs::read(&object).with_context(|| format!("failed to read `{}`", object.display()))?;
+        let key = if self.paths.are_named_in(&bytes) { &key.here } else { &key.anywhere };
         // A cache that cannot be written costs time, nothing else.
         let _ = cache.put(key, &object);
         Ok(Some((object, false)))

@@ -21,6 +21,9 @@ const ENTRY: u64 = 64;
 const FUNCTIONS: [(u64, &str); 5] =
     [(24, "pre_patch"), (32, "post_patch"), (40, "pre_unpatch"), (48, "post_unpatch"), (56, "shadow_dtor")];
 
+/// Members of `struct klp_state_callbacks`, in its order.
+pub const MEMBERS: [&str; 5] = [FUNCTIONS[0].1, FUNCTIONS[1].1, FUNCTIONS[2].1, FUNCTIONS[3].1, FUNCTIONS[4].1];
+
 /// A state; `F` is how its functions are named: by symbol in a patch object, by label in the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State<F> {

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use super::compiler::Compiler;
 use super::config::Config;
+use super::trees::{self, Trees};
 use crate::compile::run;
 use crate::error::{Reason, Refusal, Refused, ToolFailure};
 
@@ -30,6 +31,8 @@ pub struct Private {
     pub objdir: PathBuf,
     /// Variables for every make in it.
     pub make_vars: Vec<(String, String)>,
+    /// Says that it is in use, for as long as it is open.
+    _used: File,
 }
 
 /// What a private build directory is made of.
@@ -55,14 +58,14 @@ pub struct Recipe<'a> {
 
 /// Makes the private build directory, or finds the one made before.
 pub fn prepare(recipe: Recipe<'_>) -> Result<Private> {
-    let trees =
-        cache_dir().context("failed to find the user's cache directory: set HOME or XDG_CACHE_HOME")?.join("trees");
-    prepare_in(&trees, recipe)
+    let trees = Trees::of_user().context("failed to find the user's cache directory: set HOME or XDG_CACHE_HOME")?;
+    let private = prepare_in(&trees, recipe)?;
+    trees.trim(trees::LIMIT);
+    Ok(private)
 }
 
-fn prepare_in(trees: &Path, recipe: Recipe<'_>) -> Result<Private> {
-    let home = trees.join(name(recipe)?);
-    fs::create_dir_all(&home).with_context(|| format!("failed to create `{}`", home.display()))?;
+fn prepare_in(trees: &Trees, recipe: Recipe<'_>) -> Result<Private> {
+    let (home, used) = trees.hold(&name(recipe)?)?;
     let lock = lock(&home)?;
     let source = match is_dirty(recipe.source) {
         true => home.join("source"),
@@ -70,7 +73,7 @@ fn prepare_in(trees: &Path, recipe: Recipe<'_>) -> Result<Private> {
     };
     let objdir = home.join("build");
     let make_vars = make_vars(recipe, &home)?;
-    let private = Private { source, objdir, make_vars };
+    let private = Private { source, objdir, make_vars, _used: used };
     let marker = home.join("ready");
     if marker.is_file() {
         return Ok(private);
@@ -132,12 +135,6 @@ fn lock(home: &Path) -> Result<File> {
     let file = options.with_context(|| format!("failed to lock `{}`", home.display()))?;
     file.lock().with_context(|| format!("failed to lock `{}`", home.display()))?;
     Ok(file)
-}
-
-/// The user's cache directory for this tool.
-fn cache_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    Some(absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?.join("klp-build"))
 }
 
 /// A name that is the same only for the same source, configuration, exports, compiler and variables.

@@ -19,6 +19,7 @@ pub mod symtab;
 pub mod symvers;
 pub mod text_table;
 pub mod tree;
+pub mod trees;
 pub mod unit;
 pub mod units;
 

@@ -11,6 +11,21 @@ use crate::diff::verdict::Verdict;
 ///
 /// When the stream does not take it.
 pub fn result(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    findings(report, out)?;
+    if let Some(module) = &report.module {
+        writeln!(out, "{}", module.path)?;
+    } else if report.outcome == Outcome::Unchanged {
+        writeln!(out, "nothing changed")?;
+    }
+    Ok(())
+}
+
+/// Writes what changed, a line each.
+///
+/// # Errors
+///
+/// When the stream does not take it.
+pub fn findings(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     for object in &report.objects {
         for function in &object.functions {
             match function.verdict {
@@ -22,11 +37,6 @@ pub fn result(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         for callback in &object.callbacks {
             writeln!(out, "{}: callback: {callback}", object.name)?;
         }
-    }
-    if let Some(module) = &report.module {
-        writeln!(out, "{}", module.path)?;
-    } else if report.outcome == Outcome::Unchanged {
-        writeln!(out, "nothing changed")?;
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ pub enum Outcome {
     Refused,
     /// The patch changes no code.
     Unchanged,
+    /// An error ended it; only in a report on several kernels.
+    Failed,
 }
 
 /// One function.

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Shows what a run is doing.
 pub struct Progress {
     bar: ProgressBar,
+    label: String,
     verbose: bool,
     start: Instant,
 }
@@ -23,14 +24,21 @@ impl Progress {
         if show {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
-        Progress { bar, verbose, start: Instant::now() }
+        Progress { bar, label: String::new(), verbose, start: Instant::now() }
+    }
+
+    /// The same progress for one of several runs at once: its steps carry its name.
+    pub fn of(&self, label: &str) -> Progress {
+        let Progress { bar, verbose, start, .. } = self;
+        Progress { bar: bar.clone(), label: format!("{label}: "), verbose: *verbose, start: *start }
     }
 
     /// Says what is done next.
     pub fn step(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
+        let label = &self.label;
+        self.bar.set_message(format!("{label}{what}"));
         if self.verbose {
-            eprintln!("[{:6.2}s] {what}", self.start.elapsed().as_secs_f64());
+            eprintln!("[{:6.2}s] {label}{what}", self.start.elapsed().as_secs_f64());
         }
     }
 

@@ -6,7 +6,11 @@
 //! 6.19's klp-build hold `.init.klp_objects` and `.init.klp_funcs` (include/linux/livepatch_external.h)
 //! and build the real tables when they are loaded.
 
+mod states;
+
 use serde::Serialize;
+
+pub use states::State;
 
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stt};
@@ -61,6 +65,12 @@ pub struct Inspection {
     /// Whether it replaces all livepatches, where it says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace: Option<bool>,
+    /// System states it owns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<State>,
+    /// It has a table of states of an unknown form.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub states_unknown: bool,
     /// The patched objects.
     pub objects: Vec<PatchedObject>,
     /// Its livepatch relocations.
@@ -77,7 +87,7 @@ pub fn inspect(module: &Object) -> Option<Inspection> {
         return None;
     }
     let reader = Reader { module };
-    let (objects, replace) = reader.tables();
+    let Tables { objects, states, replace } = reader.tables();
     let set = readback::modinfo(module, "replace_set").next().and_then(|s| s.parse().ok());
     let has_boolean = set.is_none() && replace.is_some_and(|value| value <= 1);
     Some(Inspection {
@@ -85,6 +95,8 @@ pub fn inspect(module: &Object) -> Option<Inspection> {
         vermagic: readback::modinfo(module, "vermagic").next(),
         replace_set: set.or_else(|| replace.filter(|value| *value > 1)),
         replace: replace.filter(|_| has_boolean).map(|value| value == 1),
+        states_unknown: states.is_none(),
+        states: states.unwrap_or_default(),
         objects,
         relocations: relocations(module),
         broken_rules: readback::rules(module),
@@ -117,13 +129,27 @@ struct Reader<'m> {
     module: &'m Object,
 }
 
+/// What a patch's tables say.
+struct Tables {
+    objects: Vec<PatchedObject>,
+    /// `None` when there is a table that is not understood.
+    states: Option<Vec<State>>,
+    replace: Option<u32>,
+}
+
+impl Default for Tables {
+    fn default() -> Tables {
+        Tables { objects: Vec::new(), states: Some(Vec::new()), replace: None }
+    }
+}
+
 /// A place in a section.
 type At = (SectionId, u64);
 
 impl Reader<'_> {
-    fn tables(&self) -> (Vec<PatchedObject>, Option<u32>) {
+    fn tables(&self) -> Tables {
         if let Some(section) = self.module.section_named(".init.klp_objects") {
-            return (self.external(section), None);
+            return Tables { objects: self.external(section), ..Tables::default() };
         }
         for id in self.module.section_ids() {
             for reloc in &self.module.section(id).relocs {
@@ -133,14 +159,21 @@ impl Reader<'_> {
                 }
                 // struct klp_patch: mod, objs, states, replace or replace_set.
                 let Some(objects) = self.pointer((id, reloc.r_offset + 8)) else { continue };
-                let found = self.objects(objects);
-                if !found.is_empty() {
+                let objects = self.objects(objects);
+                if !objects.is_empty() {
                     let replace = self.value((id, reloc.r_offset + 24), 4).map(|v| v as u32);
-                    return (found, replace);
+                    let states = match self.pointer((id, reloc.r_offset + 16)) {
+                        None => Some(Vec::new()),
+                        Some(at) => {
+                            let (start, end) = self.extent(at);
+                            (start == at.1).then(|| states::read(self, at, end - start)).flatten()
+                        }
+                    };
+                    return Tables { objects, states, replace };
                 }
             }
         }
-        (Vec::new(), None)
+        Tables::default()
     }
 
     /// struct klp_object: name, funcs, callbacks; one for each pointer to a table of functions.

@@ -1,0 +1,150 @@
+//! Would these livepatch modules load on that kernel, one after the other, and what would come of it?
+//!
+//! In: modules, a kernel, and what is loaded there already. Out: findings. An error is what the loader or the livepatch core
+//! would refuse; a warning is what they accept and nobody wants. Modules are taken in the order given, each as if those
+//! before it were there, since what a livepatch replaces decides what the next one meets.
+
+pub mod live;
+pub mod loaded;
+mod module;
+pub mod peers;
+
+use serde::Serialize;
+
+use crate::elf::Object;
+use crate::error::{Reason, Refusal};
+use crate::inspect::Inspection;
+use crate::kernel::Kernel;
+
+pub use module::module;
+
+/// Whether the kernel would say no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// It would.
+    Error,
+    /// It would not.
+    Warning,
+}
+
+/// One finding.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// Error or warning.
+    #[serde(skip)]
+    pub severity: Severity,
+    /// The module it is about.
+    pub module: String,
+    /// The other livepatch it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other: Option<String>,
+    /// What it is.
+    #[serde(flatten)]
+    pub what: Refusal,
+}
+
+impl Finding {
+    /// Something that would be refused.
+    pub fn error(module: &str, what: Refusal) -> Finding {
+        Finding { severity: Severity::Error, module: module.to_owned(), other: None, what }
+    }
+
+    /// Something to look at.
+    pub fn warning(module: &str, what: Refusal) -> Finding {
+        Finding { severity: Severity::Warning, ..Finding::error(module, what) }
+    }
+
+    /// The same, about another livepatch, too.
+    fn with(self, other: &str) -> Finding {
+        Finding { other: Some(other.to_owned()), ..self }
+    }
+}
+
+/// A module to be checked.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its file, as named.
+    pub file: String,
+    /// Its contents.
+    pub object: Object,
+    /// Whether a signature follows the contents.
+    pub is_signed: bool,
+    /// What it says of itself.
+    pub found: Inspection,
+}
+
+/// What runs on the machine: all of it read from copies.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Livepatches that are loaded, in the order of their stack.
+    pub peers: Vec<peers::Peer>,
+    /// Functions that are traced, redirected or probed.
+    pub watched: live::Watched,
+}
+
+/// A module's verdict.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    /// Its file.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it would load.
+    pub loads: bool,
+    /// The livepatches that it would replace.
+    pub replaces: Vec<String>,
+}
+
+/// Everything that is to be said.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// A verdict for each module.
+    pub verdicts: Vec<Verdict>,
+    /// All findings, in the order of the modules.
+    pub findings: Vec<Finding>,
+    /// What could not be checked.
+    pub notes: Vec<String>,
+}
+
+/// Checks modules in the order in which they would be loaded.
+///
+/// # Errors
+///
+/// When the kernel's tables cannot be read.
+pub fn check(kernel: &Kernel, candidates: &[Candidate], live: &Live) -> anyhow::Result<Checked> {
+    let mut checked = Checked::default();
+    let mut peers = live.peers.clone();
+    for candidate in candidates {
+        let peer = peers::Peer::of(&candidate.found, kernel.abi().replace);
+        let name = &peer.name;
+        let mut findings: Vec<Finding> = module(kernel, candidate, &mut checked.notes)?
+            .into_iter()
+            .map(|refusal| Finding::error(name, refusal))
+            .collect();
+        findings.extend(live::of(&candidate.found, &peers, &live.watched));
+        findings.extend(peers::findings(&peer, &peers, kernel.abi().replace));
+        let replaces = peers::replace(&peer, &mut peers);
+        checked.verdicts.push(Verdict {
+            file: candidate.file.clone(),
+            name: name.clone(),
+            loads: findings.iter().all(|finding| finding.severity == Severity::Warning),
+            replaces,
+        });
+        checked.findings.extend(findings);
+        peers.push(peer);
+    }
+    let unknown: Vec<String> =
+        live.peers.iter().filter(|peer| peer.states.is_none()).map(|peer| format!("`{}`", peer.name)).collect();
+    if !unknown.is_empty() {
+        checked.notes.push(format!(
+            "sysfs does not tell the states of {}: name their files with --loaded to have them checked",
+            unknown.join(", ")
+        ));
+    }
+    Ok(checked)
+}
+
+/// A finding's text with the function it is about.
+fn about(reason: Reason, object: &str, symbol: &str, message: String, advice: &str) -> Refusal {
+    Refusal::new(reason, message, advice).object(object).symbol(symbol)
+}

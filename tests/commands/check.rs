@@ -1,0 +1,372 @@
+//! `klp-build check` and `inspect`: every finding as people see it, with its exit status.
+
+use std::fs;
+use std::path::Path;
+
+use snapbox::{Data, str};
+use tempfile::TempDir;
+
+use crate::klp_build;
+use crate::small_kernel::{Has, Module, SmallKernel};
+
+struct Bench {
+    kernel: SmallKernel,
+    work: TempDir,
+}
+
+impl Bench {
+    fn new(has: Has) -> Bench {
+        Bench { kernel: SmallKernel::new(has), work: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    fn module(&self, module: &Module<'_>) {
+        self.kernel.module(self.work.path(), module);
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.work.path().join(file);
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("writable");
+        fs::write(path, text).expect("writable");
+    }
+
+    /// A livepatch in a copy of /sys/kernel/livepatch.
+    fn loaded(&self, name: &str, files: &[(&str, &str)], functions: &[&str]) {
+        for (file, text) in files {
+            self.write(&format!("sys/{name}/{file}"), text);
+        }
+        for function in functions {
+            fs::create_dir_all(self.work.path().join("sys").join(name).join("vmlinux").join(function))
+                .expect("writable");
+        }
+    }
+
+    fn check(&self, args: &[&str], status: i32, stdout: Data, stderr: Data) {
+        let command = klp_build().current_dir(self.work.path()).arg("check").arg("-k").arg(self.kernel.path());
+        command.args(args).assert().code(status).stdout_eq(stdout).stderr_eq(stderr);
+    }
+
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        let command = klp_build().current_dir(self.work.path()).args(["check", "--json", "-k"]).arg(self.kernel.path());
+        let output = command.args(args).output().expect("it runs");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+/// A module that fits has nothing said about it.
+#[test]
+fn fits() {
+    let bench = Bench::new(Has::Boolean);
+    bench.module(&Module { functions: &[("meminfo_proc_show", 0), ("type_show", 2)], ..Module::default() });
+    bench.check(
+        &["fix.ko"],
+        0,
+        str![[r#"
+fix.ko: would load on 7.3.4
+
+"#]]
+        .into(),
+        str![""].into(),
+    );
+}
+
+/// Everything that the loader and the livepatch core would refuse is said at once, each with its code; exit status 1.
+#[test]
+fn everything_wrong_with_a_module() {
+    let bench = Bench::new(Has::Boolean);
+    bench.kernel.write(
+        "Module.symvers",
+        "0x12345678\tklp_enable_patch\tvmlinux\tEXPORT_SYMBOL_GPL\tLIVE\n0x1\tother\tvmlinux\tEXPORT_SYMBOL\t\n",
+    );
+    bench.module(&Module {
+        release: "7.3.5",
+        functions: &[("meminfo_proc_show", 2), ("type_show", 0), ("gone", 0)],
+        code: "extern int nowhere(void); int use(void) { return nowhere(); }\n",
+        ..Module::default()
+    });
+    bench.check(
+        &["fix.ko"],
+        1,
+        str![[r#"
+fix.ko: would be refused by 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+refused: the module is for kernel `7.3.5`, and this one is `7.3.4` [other-kernel]
+  advice: build the livepatch for this kernel
+refused: `nowhere` is exported by nothing in this kernel [unresolved-symbol]
+  advice: build the livepatch for this kernel
+refused: `klp_enable_patch` is exported in `LIVE`, and the module does not import that [missing-namespace]
+  advice: make it a livepatch symbol (klp-build does), or add MODULE_IMPORT_NS
+refused: vmlinux: `gone,0` is not in the object [unresolved-symbol]
+  advice: build the livepatch for this kernel
+refused: vmlinux: `meminfo_proc_show,2` is not there: there is 1 [unresolved-symbol]
+  advice: build the livepatch for this kernel
+refused: vmlinux: `type_show,0` is one of 2, and the module says that there is one [ambiguous-symbol]
+  advice: build the livepatch for this kernel
+
+"#]]
+        .into(),
+    );
+}
+
+/// A module with sets on a kernel without them, and an unsigned one where all must be signed.
+#[test]
+fn what_the_kernel_lacks() {
+    let sets = Bench::new(Has::Sets);
+    sets.module(&Module { states: "{ .id = 7, .version = 1, .is_shadow = 1 },", ..Module::default() });
+    let bench = Bench::new(Has::Boolean);
+    let config =
+        fs::read_to_string(bench.kernel.path().join(".config")).expect("readable") + "CONFIG_MODULE_SIG_FORCE=y\n";
+    bench.kernel.write(".config", &config);
+    bench.kernel.write("include/config/auto.conf", &config);
+    let module = sets.work.path().join("fix.ko").display().to_string();
+    bench.check(
+        &[&module],
+        1,
+        str![[r#"
+[..]/fix.ko: would be refused by 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+refused: the kernel loads signed modules only, and the module carries no signature [unsigned]
+  advice: sign it with a key that the kernel trusts (--sign-key, --sign-cert)
+refused: the module has a replace set, and this kernel's `struct klp_patch` has none [kernel-lacks]
+  advice: build the livepatch for this kernel
+refused: state 7 owns a shadow variable, which this kernel's `struct klp_state` cannot [kernel-lacks]
+  advice: build the livepatch for this kernel
+
+"#]]
+        .into(),
+    );
+}
+
+/// A cumulative livepatch that drops a fix would load: a warning, and exit status 0.
+#[test]
+fn a_dropped_fix_is_a_warning() {
+    let bench = Bench::new(Has::Boolean);
+    bench.module(&Module {
+        name: "one",
+        functions: &[("meminfo_proc_show", 0), ("type_show", 2)],
+        ..Module::default()
+    });
+    bench.module(&Module { name: "two", functions: &[("meminfo_proc_show", 0), ("vfs_read", 0)], ..Module::default() });
+    bench.check(
+        &["one.ko", "two.ko"],
+        0,
+        str![[r#"
+one.ko: would load on 7.3.4
+two.ko: would load on 7.3.4
+  replaces `one`
+
+"#]]
+        .into(),
+        str![[r#"
+warning: vmlinux: `two` replaces `one` and does not patch `type_show,2`: the kernel's own comes back [fix-dropped]
+  advice: add the other patch to this livepatch, unless its fix is to go
+
+"#]]
+        .into(),
+    );
+    bench.module(&Module { name: "three", set: 0, ..Module::default() });
+    bench.check(
+        &["one.ko", "three.ko"],
+        0,
+        str![[r#"
+one.ko: would load on 7.3.4
+three.ko: would load on 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+warning: vmlinux: `three` lies above `one`, whose `meminfo_proc_show,0` does not run while it is enabled [fix-hidden]
+  advice: build it with the other patch applied, or let it replace the other livepatch
+
+"#]]
+        .into(),
+    );
+}
+
+/// Sets that meet in a function or in a state, a state that goes back in time, one that nobody would undo: exit status 1.
+#[test]
+fn conflicts_between_sets() {
+    let bench = Bench::new(Has::Sets);
+    bench.module(&Module {
+        name: "base",
+        states: "{ .id = 7, .version = 3 }, { .id = 9, .version = 1, .is_shadow = 1 },",
+        ..Module::default()
+    });
+    bench.module(&Module { name: "other", set: 2, states: "{ .id = 9, .version = 1 },", ..Module::default() });
+    bench.module(&Module { name: "older", states: "{ .id = 7, .version = 2 },", ..Module::default() });
+    bench.module(&Module { name: "less", ..Module::default() });
+    let refused = |name: &str, loads: &str| -> Data {
+        format!("base.ko: would load on 7.3.4\n{name}.ko: would be refused by 7.3.4\n{loads}").into()
+    };
+    bench.check(
+        &["base.ko", "other.ko"],
+        1,
+        refused("other", ""),
+        str![[r#"
+refused: vmlinux: `other` of set 2 and `base` of set 1 both replace `meminfo_proc_show,0` [function-conflict]
+  advice: put both changes into one livepatch, or both livepatches into one set
+refused: `other` and `base` are of different sets and both have state 9 [state-conflict]
+  advice: give the states different ids, or put both livepatches into one set
+
+"#]]
+        .into(),
+    );
+    bench.check(
+        &["base.ko", "older.ko"],
+        1,
+        refused("older", "  replaces `base`\n"),
+        str![[r#"
+refused: `older` has version 2 of state 7, and `base` has version 3 [state-too-old]
+  advice: declare the state with the newer version, and handle what that one changed
+
+"#]]
+        .into(),
+    );
+    bench.check(
+        &["base.ko", "less.ko"],
+        1,
+        refused("less", "  replaces `base`\n"),
+        str![[r#"
+refused: `less` replaces `base` and does not have its state 7, which nothing would undo [state-dropped]
+  advice: declare the state in the new livepatch, too
+
+"#]]
+        .into(),
+    );
+}
+
+/// What is loaded, from a copy of sysfs: sets, transitions, names; its states from the file, where that is given as well.
+#[test]
+fn beside_what_is_loaded() {
+    let bench = Bench::new(Has::Sets);
+    let files =
+        [("enabled", "1\n"), ("replace", "1\n"), ("replace_set", "1\n"), ("transition", "0\n"), ("stack_order", "1\n")];
+    bench.loaded("old", &files, &["type_show,1", "meminfo_proc_show,0"]);
+    let moving = [("enabled", "1\n"), ("replace_set", "5\n"), ("transition", "1\n"), ("stack_order", "2\n")];
+    bench.loaded("apart", &moving, &["vfs_read,0"]);
+    bench.module(&Module::default());
+    bench.check(
+        &["--loaded", "sys", "fix.ko"],
+        1,
+        str![[r#"
+fix.ko: would be refused by 7.3.4
+  replaces `old`
+
+"#]]
+        .into(),
+        str![[r#"
+warning: vmlinux: `fix` replaces `old` and does not patch `type_show,1`: the kernel's own comes back [fix-dropped]
+  advice: add the other patch to this livepatch, unless its fix is to go
+refused: `apart` is in transition, and the kernel enables one livepatch at a time [in-transition]
+  advice: wait until its `transition` is 0
+note: sysfs does not tell the states of `old`, `apart`: name their files with --loaded to have them checked
+
+"#]]
+        .into(),
+    );
+    bench.module(&Module { name: "old", states: "{ .id = 4, .version = 1 },", ..Module::default() });
+    fs::remove_dir_all(bench.work.path().join("sys/apart")).expect("removed");
+    let report = bench.json(&["--loaded", "sys", "--loaded", "old.ko", "fix.ko"]);
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["outcome"], "refused");
+    assert_eq!(report["modules"][0]["replaces"], serde_json::json!(["old"]));
+    assert_eq!(report["modules"][0]["loads"], false);
+    let refusal = &report["refusals"][0];
+    assert_eq!((refusal["reason"].as_str(), refusal["module"].as_str()), (Some("state-dropped"), Some("fix")));
+    assert_eq!(refusal["other"], "old");
+    bench.check(
+        &["--loaded", "sys", "old.ko"],
+        1,
+        str![[r#"
+old.ko: would be refused by 7.3.4
+  replaces `old`
+
+"#]]
+        .into(),
+        str![[r#"
+refused: a livepatch `old` is loaded already [already-loaded]
+  advice: give each livepatch a name of its own (-o), or take the other one out first
+...
+"#]]
+        .into(),
+    );
+}
+
+/// Probes, redirections, and functions that some task is always in (N15).
+#[test]
+fn what_watches_a_function() {
+    let bench = Bench::new(Has::Boolean);
+    bench.write("kprobes", "ffffffff81000310  k  vfs_read+0x10    [OPTIMIZED]\n");
+    bench.write("traced", "meminfo_proc_show (1) R I     \ttramp: 0xffffffffa0000000\nvfs_read (1)             \n");
+    bench.module(&Module {
+        functions: &[("meminfo_proc_show", 0), ("vfs_read", 0), ("schedule", 0)],
+        ..Module::default()
+    });
+    bench.check(
+        &["--kprobes", "kprobes", "--traced", "traced", "fix.ko"],
+        1,
+        str![[r#"
+fix.ko: would be refused by 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+refused: vmlinux: `meminfo_proc_show` is redirected already, and not by a livepatch [function-busy]
+  advice: take out what redirects it (a kprobe with a post handler, fault injection, a BPF program)
+warning: vmlinux: a kprobe is at `vfs_read+0x10`: the livepatch's code runs instead, and it is not hit [probed]
+  advice: take the probe out, and set it again in the livepatch's function
+warning: vmlinux: every sleeping task is in `schedule`: kernel threads never leave it, so the transition may not end [always-running]
+  advice: patch what it calls instead, or plan for a forced transition
+
+"#]]
+        .into(),
+    );
+}
+
+/// `inspect` shows states with their callbacks and shadow variables, of both forms of the table.
+#[test]
+fn inspect_shows_states() {
+    let inspect = |bench: &Bench, args: &[&str]| {
+        klp_build().current_dir(bench.work.path()).arg("inspect").args(args).arg(Path::new("fix.ko"))
+    };
+    let bench = Bench::new(Has::Sets);
+    bench.module(&Module {
+        states: "{ .id = 7, .version = 2, .callbacks.pre_patch = code, .callbacks.post_unpatch = code }, \
+                 { .id = 8, .version = 1, .is_shadow = 1, .callbacks.shadow_dtor = code },",
+        ..Module::default()
+    });
+    inspect(&bench, &[]).assert().code(0).stderr_eq(str![""]).stdout_eq(str![[r#"
+module: fix
+built for: 7.3.4 SMP mod_unload modversions 
+replaces: set 1
+state: 7, version 2
+  callback: pre_patch
+  callback: post_unpatch
+state: 8, version 1
+  owns the shadow variable 8
+  callback: shadow_dtor
+object: vmlinux
+  function: meminfo_proc_show,0
+
+"#]]);
+    let output = inspect(&bench, &["--json"]).output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = serde_json::json!([
+        {"id": 7, "version": 2, "shadow": false, "callbacks": ["pre_patch", "post_unpatch"]},
+        {"id": 8, "version": 1, "shadow": true, "callbacks": ["shadow_dtor"]},
+    ]);
+    assert_eq!(report["states"], expected);
+
+    let plain = Bench::new(Has::Boolean);
+    plain.module(&Module { states: "{ .id = 1, .version = 1 }, { .id = 2 },", ..Module::default() });
+    let output = inspect(&plain, &["--json"]).output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["states"][0]["id"], 1);
+    assert_eq!(report["states"][1], serde_json::json!({"id": 2, "version": 0, "shadow": false, "callbacks": []}));
+    assert_eq!(report["replace"], true);
+}
