@@ -4,10 +4,10 @@
 //! every `__LINE__` below, and each function that hands one to a warning or a journal looks changed. Hard
 //! because a directive is not harmless everywhere: in a comment it is swallowed, in a macro body or a
 //! continued line it breaks the compile, in a skipped `#if` group it is not seen but still counts as a line.
-//! So the line number that the preprocessor would have is tracked for every way through the conditional
+//! A function that was moved keeps its numbers, too. So the line number that the preprocessor would have is tracked for every way through the conditional
 //! groups, and a directive goes before the first unchanged line where it is safe and where some way is off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use similar::{Algorithm, DiffOp};
 
@@ -45,6 +45,7 @@ pub fn keep_line_numbers(original: &[u8], patched: &[u8]) -> Vec<u8> {
             }
         }
     }
+    find_moved(&old, &new, &mut twins);
     let mut out = Vec::with_capacity(patched.len() + 64);
     let mut drift = Drift::from([0]);
     let mut groups: Vec<Group> = Vec::new();
@@ -71,6 +72,39 @@ pub fn keep_line_numbers(original: &[u8], patched: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// So many lines that went from one place and came to another were moved.
+const BLOCK: usize = 4;
+
+/// Gives blocks that were moved their old lines, too: code that only stands elsewhere has not changed.
+fn find_moved(old: &[Vec<u8>], new: &[Vec<u8>], twins: &mut [Option<usize>]) {
+    let kept: BTreeSet<usize> = twins.iter().flatten().copied().collect();
+    // Line -> where it was taken out; none when in several places.
+    let mut gone: HashMap<&[u8], Option<usize>> = HashMap::new();
+    for at in (0..old.len()).filter(|at| !kept.contains(at)) {
+        gone.entry(&old[at]).and_modify(|other| *other = None).or_insert(Some(at));
+    }
+    let mut at = 0;
+    while at < new.len() {
+        let start = gone.get(new[at].as_slice()).copied().flatten().filter(|_| twins[at].is_none());
+        let Some(from) = start else {
+            at += 1;
+            continue;
+        };
+        let same = |step: usize| {
+            at + step < new.len()
+                && twins[at + step].is_none()
+                && from + step < old.len()
+                && !kept.contains(&(from + step))
+                && old[from + step] == new[at + step]
+        };
+        let length = (0..).take_while(|step| same(*step)).count();
+        if length >= BLOCK {
+            (0..length).for_each(|step| twins[at + step] = Some(from + step));
+        }
+        at += length.max(1);
+    }
 }
 
 fn nest(conditional: Conditional, groups: &mut Vec<Group>, drift: &mut Drift) {

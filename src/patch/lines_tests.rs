@@ -157,6 +157,20 @@ fn own_directives() {
     assert_eq!(keep_line_numbers(b"a;\n#line 7\nb;\n", patched), patched);
 }
 
+/// A function that only stands elsewhere keeps its numbers, and so does what it went past; a copy is new code.
+#[test]
+fn moved_function() {
+    let (f, g) = ("int f(void)\n{\n\tWARN(1);\n\treturn 1;\n}\n\n", "int g(void)\n{\n\treturn 2;\n}\n\nint h;\n");
+    let kept = keep_line_numbers(format!("{f}{g}").as_bytes(), format!("{g}{f}").as_bytes());
+    assert_eq!(text(&kept), format!("#line 7\n{g}#line 1\n{f}"));
+    let kept = keep_line_numbers(format!("{f}{g}").as_bytes(), format!("{f}{g}{f}").as_bytes());
+    assert_eq!(text(&kept), format!("{f}{g}{f}"));
+    // Three lines are not enough to say that they are the same code.
+    let kept =
+        keep_line_numbers(b"a();\nb();\nc();\nint x;\nint y;\nint z;\n", b"int x;\nint y;\nint z;\na();\nb();\nc();\n");
+    assert_eq!(text(&kept).matches("#line").count(), 1);
+}
+
 /// A small generator: the same sequence on every machine.
 struct Random(u64);
 
