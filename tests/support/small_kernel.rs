@@ -61,7 +61,10 @@ impl SmallKernel {
             ("include/linux/livepatch.h", &kernel.header()),
             ("init/.main.o.cmd", "savedcmd_init/main.o := true\n"),
             ("modules.order", "\n"),
-            ("Module.symvers", "0x12345678\tklp_enable_patch\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x1\t__fentry__\tvmlinux\tEXPORT_SYMBOL\t\n"),
+            (
+                "Module.symvers",
+                "0x12345678\tklp_enable_patch\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x1\t__fentry__\tvmlinux\tEXPORT_SYMBOL\t\n",
+            ),
             (
                 "System.map",
                 "ffffffff81000000 T meminfo_proc_show\nffffffff81000100 t type_show\nffffffff81000200 t type_show\n\
