@@ -38,9 +38,12 @@ pub fn run() -> Result<Score> {
     for (kernel, module) in kernels.iter().zip(&modules) {
         let snippets = vec![("observe", OBSERVE.to_owned()), ("loaded", COPY.to_owned())];
         let case = Case { snippets, ..Case::load(module)? };
-        let (_, results) = guest::run_cases(kernel, &[case])?;
+        let (run, results) = guest::run_cases(kernel, &[case])?;
         let problems = results.iter().filter(|r| !r.passed()).map(|r| r.summary()).collect::<Vec<_>>();
         score.row("loads and works", &kernel.release, &problems);
+        if !problems.is_empty() {
+            eprintln!("{}\n{}", crate::vm::tail(&run.output, 20), crate::vm::tail(&run.console, 20));
+        }
         let text = results.iter().flat_map(|r| &r.steps).find(|step| step.name == "loaded").map(|step| &step.output);
         let copy = scratch.path().join(format!("sys-{}", kernel.release));
         write_copy(text.map_or("", String::as_str), &copy)?;
@@ -98,7 +101,7 @@ fn beside(klp_build: &Path, kernel: &Kernel, copy: &Path, out: &Path) -> Result<
     command.args(kernel.options()).arg("--output").arg(&other).arg(dirs::root().join("tests/patches").join(OTHER));
     let mut problems = expect(&command.output().context("failed to run klp-build")?, 0, &[]);
     let output = check(klp_build, kernel, &[Path::new("--loaded"), copy, &other])?;
-    problems.extend(expect(&output, 0, &["does not patch `meminfo_proc_show,0`", "[fix-dropped]"]));
+    problems.extend(expect(&output, 0, &["does not patch `meminfo_proc_show,1`", "[fix-dropped]"]));
     if !String::from_utf8_lossy(&output.stdout).contains("replaces `livepatch_many`") {
         problems.push("it does not say what is replaced".to_owned());
     }
