@@ -42,6 +42,7 @@ pub(super) fn find(kernel: &Kernel, applied: &Applied) -> Result<Added> {
         .files
         .iter()
         .filter(|file| file.original.is_none() && file.path.extension().is_some_and(|e| e == "c"))
+        .filter(|file| matches!(patch::classify(&file.path), patch::Verdict::Code))
         .map(|file| file.path.as_path())
         .collect();
     let mut built: BTreeSet<PathBuf> = BTreeSet::new();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use crate::check::live::always_running;
 use crate::diff::{self, Diff};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
@@ -41,6 +42,11 @@ pub(super) fn compare<'o>(
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
         report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
+        let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
+        report.warnings.extend(changed.filter_map(|f| {
+            let why = always_running(&unit.object, &f.name)?;
+            Some(format!("{}: {why} [{}]", unit.object, Reason::AlwaysRunning))
+        }));
         if !diff.is_empty() && carries_livepatches_out(&unit.source) {
             report.refusals.push(recursion(unit));
         }

@@ -74,6 +74,10 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
     let given = given.or_else(|| std::env::var("KCFLAGS").ok()).unwrap_or_default();
     make.arg(format!("KCFLAGS={given} -ffile-prefix-map={}=.", work.display()));
     make.env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
+    // A compiler that is killed leaves its temporary files: where they go with the run.
+    let tmp = work.join("tmp");
+    fs::create_dir_all(&tmp).with_context(|| format!("failed to make `{}`", tmp.display()))?;
+    make.env("TMPDIR", &tmp);
     let output = run::output(&mut make)?;
     let module = work.join(format!("{}.ko", link.name));
     if !output.status.success() || !module.exists() {

@@ -42,7 +42,7 @@ pub(super) fn read(reader: &Reader<'_>, at: At, size: u64) -> Option<Vec<State>>
 }
 
 fn entries(reader: &Reader<'_>, (section, start): At, size: u64, entry: u64) -> Option<Vec<State>> {
-    if size < entry || size % entry != 0 {
+    if size < entry || !size.is_multiple_of(entry) {
         return None;
     }
     let last = start + size - entry;

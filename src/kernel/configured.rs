@@ -117,7 +117,13 @@ impl Private {
         for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "KBUILD_OUTPUT", "KCFLAGS", "KAFLAGS", "O"] {
             command.env_remove(name);
         }
-        let output = run::output_locked(command.env("LC_ALL", "C"), lock)?;
+        // A compiler that is killed leaves its temporary files; the next one to have the lock takes them away.
+        let tmp = self.objdir.with_file_name("tmp");
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp).with_context(|| format!("failed to remove `{}`", tmp.display()))?;
+        }
+        fs::create_dir_all(&tmp).with_context(|| format!("failed to create `{}`", tmp.display()))?;
+        let output = run::output_locked(command.env("LC_ALL", "C").env("TMPDIR", &tmp), lock)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             let lines: Vec<&str> = text.lines().collect();

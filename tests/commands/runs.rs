@@ -199,3 +199,18 @@ error: failed to understand `--to much`
 ...
 "#]]);
 }
+
+/// A function that some task never leaves can be patched, and the run says that the transition may not end (N15).
+#[test]
+fn a_function_on_every_stack() {
+    let kernel = SmallKernel::new(Has::Boolean);
+    kernel.unit("fs/x.c", &SOURCE.replace("answer", "schedule"), "gcc");
+    let work = tempfile::tempdir().expect("a temporary folder");
+    fs::write(work.path().join("fix.patch"), PATCH.replace("answer", "schedule")).expect("writable");
+    let command = klp_build().current_dir(work.path()).env("XDG_CACHE_HOME", work.path()).env("TMPDIR", work.path());
+    let command = command.arg("-k").arg(kernel.path()).args(["--no-link", "--no-verify", "fix.patch"]);
+    command.assert().code(0).stdout_eq("vmlinux: changed function: schedule\n").stderr_eq(str![[r#"
+warning: vmlinux: every sleeping task is in `schedule`: kernel threads never leave it, so the transition may not end [always-running]
+...
+"#]]);
+}

@@ -19,6 +19,9 @@ struct klp_state { unsigned long id; unsigned int version; void *data; @STATE@ }
 struct klp_patch { void *mod; struct klp_object *objs; struct klp_state *states; @REPLACE@; };
 ";
 
+/// What gives functions a call site for ftrace.
+const FENTRY: &str = "-fno-pie -mcmodel=kernel -fcf-protection=none -pg -mfentry -mrecord-mcount";
+
 /// What a kernel's livepatches replace by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Has {
@@ -58,11 +61,14 @@ impl SmallKernel {
             ("include/linux/livepatch.h", &kernel.header()),
             ("init/.main.o.cmd", "savedcmd_init/main.o := true\n"),
             ("modules.order", "\n"),
-            ("Module.symvers", "0x12345678\tklp_enable_patch\tvmlinux\tEXPORT_SYMBOL_GPL\t\n"),
+            (
+                "Module.symvers",
+                "0x12345678\tklp_enable_patch\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x1\t__fentry__\tvmlinux\tEXPORT_SYMBOL\t\n",
+            ),
             (
                 "System.map",
                 "ffffffff81000000 T meminfo_proc_show\nffffffff81000100 t type_show\nffffffff81000200 t type_show\n\
-                 ffffffff81000300 T vfs_read\nffffffff81000400 T schedule\nffffffff81000500 T klp_enable_patch\n",
+                 ffffffff81000300 T vfs_read\nffffffff81000400 T schedule\nffffffff81000500 T klp_enable_patch\nffffffff81000600 T __fentry__\n",
             ),
         ] {
             kernel.write(file, text);
@@ -97,7 +103,8 @@ impl SmallKernel {
         let object = source.replace(".c", ".o");
         let (dir, name) = object.rsplit_once('/').expect("in a folder");
         self.write(source, text);
-        let command = format!("{compiler} -D__KERNEL__ -DKBUILD_MODNAME='\"x\"' -O2 -nostdinc -c -o {object} {source}");
+        let command =
+            format!("{compiler} -D__KERNEL__ -DKBUILD_MODNAME='\"x\"' -O2 -nostdinc {FENTRY} -c -o {object} {source}");
         self.write(
             &format!("{dir}/.{name}.cmd"),
             &format!("savedcmd_{object} := {command}\n\nsource_{object} := {source}\n\ndeps_{object} := \\\n\n"),

@@ -16,6 +16,7 @@ mod initramfs;
 mod kernel;
 mod kernels;
 mod layout;
+mod many;
 mod matrix;
 mod mutate;
 mod releases;

@@ -25,6 +25,7 @@ const CASES_A_BOOT: usize = 10;
 const DISTURBED: &str = "two runs at once";
 const UNTOUCHED: &str = "kernel tree untouched";
 const SIGNED: &str = "signed";
+const INTERRUPTED: &str = "interrupted";
 
 /// Passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Score {
     }
 
     /// Prints a line of the table and counts it.
-    fn row(&mut self, name: &str, facts: &str, problems: &[String]) {
+    pub fn row(&mut self, name: &str, facts: &str, problems: &[String]) {
         println!("  {name:<28} {facts:<17}  {}", if problems.is_empty() { "ok" } else { "FAILED" });
         for problem in problems {
             println!("      {problem}");
@@ -90,6 +91,7 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
     let mut score = Score::default();
     if let Some(item) = items.iter().find(|i| i.entry.expect == Expect::Patch) {
         wrong.insert(DISTURBED.into(), disturb(&klp_build, &kernel, item, out.path())?);
+        wrong.insert(INTERRUPTED.into(), interrupt(&klp_build, &kernel, item, out.path())?);
     }
     // A distribution's packages bring the signing tool, and not the key.
     let signed = items.iter().find(|item| item.entry.expect == Expect::Patch).filter(|_| kernel.stock);
@@ -116,7 +118,7 @@ pub fn run(name: &str, only: &[String]) -> Result<Score> {
             score.row(&late_name(item), "", problems);
         }
     }
-    for name in [DISTURBED, SIGNED, UNTOUCHED] {
+    for name in [DISTURBED, INTERRUPTED, SIGNED, UNTOUCHED] {
         if let Some(problems) = wrong.get(name) {
             score.row(name, "", problems);
         }
@@ -188,6 +190,52 @@ fn disturb(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result
     }
     if made[0] != made[1] {
         problems.push("the two modules are not the same, byte for byte".into());
+    }
+    Ok(problems)
+}
+
+/// Ctrl-C at several points: the run ends with status 2, unless it was done before, and leaves no file, no process, no module. That it
+/// leaves the tree alone is seen with all the others.
+fn interrupt(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result<Vec<String>> {
+    let (tmp, module) = (out.join("interrupted-tmp"), out.join("interrupted.ko"));
+    dirs::create(&tmp)?;
+    let mut problems = Vec::new();
+    for millis in [150, 500, 1200, 2500, 5000] {
+        let mut command = Command::new(klp_build);
+        command.args(kernel.options()).arg("--output").arg(&module).arg(&item.patch).env("TMPDIR", &tmp);
+        let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_millis(millis));
+        let pid = run.id().to_string();
+        let sh = Shell::new()?;
+        cmd!(sh, "kill -INT {pid}").quiet().ignore_stderr().ignore_status().run()?;
+        let start = Instant::now();
+        let status = loop {
+            match run.try_wait()? {
+                Some(status) => break status,
+                None if start.elapsed() > Duration::from_secs(30) => {
+                    run.kill().ok();
+                    break run.wait()?;
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        let mut wrong = |what: String| problems.push(format!("after {millis} ms: {what}"));
+        match status.code() {
+            Some(2) if module.exists() => wrong("a module is there".into()),
+            Some(0) if !module.exists() => wrong("no module is there".into()),
+            Some(0 | 2) => {}
+            _ => wrong(status.to_string()),
+        }
+        std::fs::remove_file(&module).ok();
+        for left in std::fs::read_dir(&tmp)?.flatten() {
+            wrong(format!("`{}` is left", left.path().display()));
+        }
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let given = std::fs::read(process.path().join("environ")).unwrap_or_default();
+            if String::from_utf8_lossy(&given).contains(&*tmp.to_string_lossy()) {
+                wrong(format!("process {} is left", process.path().display()));
+            }
+        }
     }
     Ok(problems)
 }

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, matrix, mutate, runtime, tidy, verify, vm};
+use crate::{Args, apt, dirs, kernel, many, matrix, mutate, runtime, tidy, verify, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -46,6 +46,16 @@ pub fn run(args: Args<'_>) -> Result<()> {
                 Ok(part) => score.add(&part),
                 Err(error) => {
                     eprintln!("error: {name}: {error:#}");
+                    score.failed += 1;
+                }
+            }
+        }
+        // `--only several-kernels` runs this part alone.
+        if only.is_empty() || only.iter().any(|name| "several-kernels".contains(name.as_str())) {
+            match many::run() {
+                Ok(part) => score.add(&part),
+                Err(error) => {
+                    eprintln!("error: several kernels: {error:#}");
                     score.failed += 1;
                 }
             }
