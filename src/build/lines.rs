@@ -94,9 +94,9 @@ pub(super) fn locate(
         }
         // Innermost is the header that defines the macro; the first line of the unit's own file is the one to rewrite.
         let lines = lines::lines(debug, section, offset)?;
-        let places = lines.iter().map(|line| (relative(&line.file, roots), line.line));
+        let mut places = lines.iter().map(|line| (relative(&line.file, roots), line.line));
         let own = |(file, _): &(String, u32)| Path::new(file) == units[*index].source;
-        if let Some((file, line)) = places.clone().find(own).or_else(|| places.last()) {
+        if let Some((file, line)) = places.clone().find(own).or_else(|| places.next_back()) {
             refusal.message.push_str(&format!(", at {file}:{line}"));
         }
     }

@@ -203,7 +203,8 @@ mod tests {
         assert_eq!(edit("return f(1);", "return f('}');"), Some(vec!["g".to_owned()]));
         assert_eq!(edit("/* about { f */", "// more\n"), Some(Vec::new()));
         let bodies = changed_bodies(HEADER.as_bytes(), HEADER.replace("f(1)", "M(N)").as_bytes()).unwrap();
-        assert!(bodies[&b"g".to_vec()].contains(&b"M".to_vec()) && bodies[&b"g".to_vec()].contains(&b"N".to_vec()));
+        let words = &bodies[&b"g"[..]];
+        assert!(words.contains(&b"M"[..]) && words.contains(&b"N"[..]));
     }
 
     /// Everything else that a header can change, and a body that directives make unsure, is not for this way.
