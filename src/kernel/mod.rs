@@ -9,6 +9,7 @@ pub mod configured;
 pub mod elf_table;
 pub mod image;
 pub mod kallsyms_image;
+pub mod kcore;
 pub mod locate;
 mod not_built;
 pub mod open;

@@ -1,0 +1,438 @@
+//! Code of a running kernel: what the kernel itself rewrote, at boot and since, and whether that is right.
+//!
+//! In: an instruction of the unit and what memory has in its place. Out: how far both go on, "not one of these", or what
+//! is wrong. Nothing is skipped: the unit's tables and relocations say where something is rewritten ([`super::sites`]),
+//! and what may stand there is computed from the same sources that the kernel uses:
+//!  - alternatives: the instructions, or one of the replacements that the entry names, with NOPs as
+//!    `optimize_nops` (arch/x86/kernel/alternative.c) makes them;
+//!  - return sites: `ret`, or a jump to where `x86_return_thunk` points; retpolines: the same register, with or without
+//!    a fence, or a thunk that jumps through it; accounting of call depths before the callee; sealed ENDBRs;
+//!  - static calls: what the key holds (arch/x86/kernel/static_call.c); jump labels: a NOP, or a jump to their target;
+//!  - indirect calls made direct: where their slot points; boot-time constants: what their variable holds;
+//!  - ftrace sites: a NOP, or a call that does not lead to the livepatch core: then the function is replaced already.
+
+use iced_x86::{Instruction, Mnemonic, Register};
+
+use super::loaded::Running;
+use super::sites::Alternative;
+use super::walk::{Walk, decode};
+use crate::diff::atoms::{Ref, Target};
+
+/// What a call site of ftrace leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// The livepatch core.
+    Livepatch,
+    /// Several users of ftrace at once, or something unknown: this, and it cannot be told whether the core is among them.
+    Unknown(String),
+}
+
+/// Lengths of both sides.
+type Lengths = (u64, u64);
+
+/// arch/x86/include/asm/ibt.h `gen_endbr_poison`, before and since 6.15.
+const SEALED: [[u8; 4]; 2] = [[0x66, 0x0f, 0x1f, 0x00], [0x0f, 0x1f, 0x40, 0xd6]];
+/// arch/x86/kernel/static_call.c `xor5rax`, since 5.19 and before.
+const RETURNS_0: [[u8; 5]; 2] = [[0x2e, 0x2e, 0x2e, 0x31, 0xc0], [0x66, 0x66, 0x48, 0x31, 0xc0]];
+const INT3: u8 = 0xcc;
+/// A trampoline of ftrace: a copy of `ftrace_regs_caller`, which has some hundred bytes.
+const TRAMPOLINE: usize = 1024;
+
+impl Walk<'_, '_, '_> {
+    /// One instruction of a running kernel; `None` when it has to be what the file has.
+    pub(super) fn live(
+        &mut self,
+        ours: &Instruction,
+        theirs: &Instruction,
+        refs: &[Ref],
+        at: u64,
+        address: u64,
+    ) -> Result<Option<Lengths>, String> {
+        let loaded = self.unit.loaded;
+        let Some(running) = &loaded.running else { return Ok(None) };
+        let held = loaded.from(address);
+        let length = ours.len();
+        let whole = Some((length as u64, length as u64));
+        let Some(same) = held.get(..length) else { return Ok(None) };
+        let ours_first = self.data[at as usize];
+        if held[0] == INT3 && ours_first != INT3 {
+            return Err("a breakpoint is set here (a kprobe, or code that is just being rewritten)".to_owned());
+        }
+        if !self.nested {
+            let sites = &self.unit.sites;
+            if let Some(alternative) = sites.alternatives.get(&(self.section, at)) {
+                let length = alternative.length.max(length as u64);
+                return self.alternative(alternative, at, address).map(|()| Some((length, length)));
+            }
+        }
+        if ours.mnemonic() == Mnemonic::Endbr64 && SEALED.iter().any(|sealed| sealed == same) {
+            return Ok(whole);
+        }
+        if ours.mnemonic() == Mnemonic::Nop && self.nested {
+            // As `optimize_nops` may have joined them.
+            let mut end = at;
+            while end < self.end && decode(&self.data[end as usize..self.end as usize], end).0.mnemonic() == Mnemonic::Nop
+            {
+                end += decode(&self.data[end as usize..self.end as usize], end).0.len() as u64;
+            }
+            let run = end - at;
+            return Ok(held.get(..run as usize).is_some_and(idle).then_some((run, run)));
+        }
+        if let Some(target) = self.unit.sites.jump_labels.get(&(self.section, at)) {
+            return self.jump_label(*target, at, ours, theirs);
+        }
+        if self.unit.sites.paravirt.contains(&(self.section, at)) {
+            if let Some(slot) = self.slot(at)
+                && self.through_slot(slot, held.get(..length).unwrap_or(&[]), address)
+            {
+                return Ok(whole);
+            }
+            return Ok(None);
+        }
+        let Some(called) = refs.first().and_then(|r| self.name_of(r)).filter(|_| is_branch(ours)) else {
+            return Ok(None);
+        };
+        if called == "__fentry__" && ours.is_call_near() {
+            if theirs.is_call_near() && theirs.near_branch_target() != 0 {
+                let hook = self.hook(theirs.near_branch_target());
+                self.hook = hook.or(self.hook.take());
+                return Ok(whole);
+            }
+            if theirs.is_jmp_near() {
+                let to = loaded.describe(theirs.near_branch_target());
+                self.hook = Some(Hook::Unknown(to));
+                return Ok(whole);
+            }
+            return Ok(None);
+        }
+        if called == "__x86_return_thunk" && ours.is_jmp_near() && is_return(same, theirs, running) {
+            return Ok(whole);
+        }
+        if let Some(register) = called.strip_prefix("__x86_indirect_thunk_") {
+            let right = self.retpoline(register, ours, same, address);
+            return Ok(if right { whole } else { None });
+        }
+        if let Some(name) = called.strip_prefix("__SCT__") {
+            return Ok(if self.static_call(name, ours, theirs, same, running)? { whole } else { None });
+        }
+        if self.nested && ours.is_jmp_near() && theirs.is_jmp_short() {
+            // `text_poke_apply_relocation` makes jumps of replacements short, and fills with int3.
+            if !same[2..].iter().all(|b| *b == INT3) {
+                return Err("the instructions differ".to_owned());
+            }
+            self.reference(at, &refs[0], theirs.near_branch_target())?;
+            return Ok(whole);
+        }
+        if ours.is_call_near() && theirs.is_call_near() && theirs.len() == length {
+            let target = theirs.near_branch_target();
+            if let Some(skip) = self.accounting(target) {
+                self.reference(at, &refs[0], target.wrapping_add(skip))?;
+                return Ok(whole);
+            }
+        }
+        Ok(None)
+    }
+
+    fn name_of(&self, r: &Ref) -> Option<&str> {
+        match r.target {
+            Target::Symbol(id, _) => Some(self.unit.side.object.symbol(id).name.as_str()),
+            Target::Atom(id, _) => Some(self.unit.side.name(id)),
+            Target::Nothing(_) => None,
+        }
+    }
+
+    /// The instructions as they are, or one of their replacements.
+    fn alternative(&mut self, alternative: &Alternative, at: u64, address: u64) -> Result<(), String> {
+        let own = (self.section, at, (at + alternative.length).min(self.end));
+        let saved = (self.inner.clone(), self.checker.clone(), self.hook.clone());
+        let mut first = None;
+        for (index, piece) in std::iter::once(own).chain(alternative.replacements.iter().copied()).enumerate() {
+            let result = self.variant(piece, alternative.length, at, address);
+            match result {
+                Ok(()) => return Ok(()),
+                Err(why) => {
+                    (self.inner, self.checker, self.hook) = saved.clone();
+                    if index == 0 {
+                        first = Some(why);
+                    }
+                }
+            }
+        }
+        let why = first.unwrap_or_default();
+        Err(format!("neither the instructions nor one of their alternatives: {why}"))
+    }
+
+    /// Whether the image has this variant of an alternative: instructions from `start` to `end` of a section, then nothing
+    /// that does anything.
+    fn variant(
+        &mut self,
+        (section, start, end): (crate::elf::SectionId, u64, u64),
+        total: u64,
+        at: u64,
+        address: u64,
+    ) -> Result<(), String> {
+        let differ = || Err("the instructions differ".to_owned());
+        let Some(held) = self.unit.loaded.from(address).get(..total as usize) else { return differ() };
+        if section != self.section && self.is_direct(section, start, end) {
+            let slot = self.slot(at);
+            let right = slot.is_some_and(|slot| self.through_slot(slot, held, address));
+            return if right { Ok(()) } else { differ() };
+        }
+        let data = &self.unit.side.object.section(section).data;
+        if data.len() < end as usize {
+            return differ();
+        }
+        let outer = (self.section, self.data, self.end);
+        (self.section, self.data, self.end) = (section, data, end);
+        self.nested = true;
+        let (mut from, mut there) = (start, address);
+        let mut result = Ok(());
+        while from < end && result.is_ok() {
+            result = self.step(from, there).map(|(ours, theirs)| {
+                from += ours;
+                there += theirs;
+            });
+        }
+        self.nested = false;
+        (self.section, self.data, self.end) = outer;
+        result?;
+        let rest = (there - address) as usize;
+        if held.get(rest..).is_some_and(idle) { Ok(()) } else { differ() }
+    }
+
+    /// Whether a replacement stands for "call directly what the slot holds" (ALT_FLAG_DIRECT_CALL): its call goes
+    /// to `BUG_func`, which the kernel never leaves there.
+    fn is_direct(&self, section: crate::elf::SectionId, start: u64, end: u64) -> bool {
+        let refs = &self.unit.side.refs[section.index()];
+        let inside = refs.iter().filter(|r| (start..end).contains(&r.reloc.r_offset));
+        end - start == 5 && inside.take(1).any(|r| self.name_of(r) == Some("BUG_func"))
+    }
+
+    /// The address of the slot that the indirect call at a place reads.
+    fn slot(&self, at: u64) -> Option<u64> {
+        let outside = self.refs(at, at + 6);
+        let r = outside.first()?;
+        match r.target {
+            Target::Symbol(id, addend) => {
+                let name = self.unit.side.object.symbol(id).name.as_str();
+                let [address] = self.unit.global(name)[..] else { return None };
+                Some(address.wrapping_add_signed(addend + r.adjust))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether memory has the direct call of what a slot holds, or nothing when that does nothing.
+    fn through_slot(&self, slot: u64, held: &[u8], address: u64) -> bool {
+        let loaded = self.unit.loaded;
+        let Some(target) = loaded.long(slot) else { return false };
+        let nothing = ["nop_func", "_paravirt_nop"].iter().any(|name| loaded.address_of(name) == Some(target));
+        if nothing {
+            return idle(held);
+        }
+        let (insn, _) = decode(held, address);
+        insn.is_call_near() && insn.near_branch_target() == target && idle(&held[insn.len()..])
+    }
+
+    fn jump_label(
+        &mut self,
+        target: Option<Target>,
+        at: u64,
+        ours: &Instruction,
+        theirs: &Instruction,
+    ) -> Result<Option<Lengths>, String> {
+        let lengths = Some((ours.len() as u64, theirs.len() as u64));
+        if !matches!(theirs.len(), 2 | 5) {
+            return Ok(None);
+        }
+        if theirs.mnemonic() == Mnemonic::Nop {
+            return Ok(lengths);
+        }
+        let (Some(Target::Atom(atom, offset)), true) = (target, theirs.is_jmp_short_or_near()) else { return Ok(None) };
+        let to = self.unit.side.atom(atom).start.wrapping_add_signed(offset);
+        if atom == self.atom {
+            self.inner.push((at, to, theirs.near_branch_target()));
+        } else {
+            self.checker.atom(atom, offset, theirs.near_branch_target())?;
+        }
+        Ok(lengths)
+    }
+
+    /// arch/x86/kernel/alternative.c `patch_retpoline`.
+    fn retpoline(&self, register: &str, ours: &Instruction, held: &[u8], address: u64) -> bool {
+        let (mut at, mut is_call) = (0, ours.is_call_near());
+        if ours.is_jcc_near() {
+            // Not taken: over what follows.
+            let (jump, _) = decode(held, address);
+            let mut opposite = *ours;
+            opposite.negate_condition_code();
+            let over = jump.is_jcc_short() && jump.near_branch_target() == address + held.len() as u64;
+            if !over || jump.condition_code() != opposite.condition_code() {
+                return false;
+            }
+            (at, is_call) = (2, false);
+        }
+        if held[at..].starts_with(&[0x0f, 0xae, 0xe8]) {
+            at += 3;
+        }
+        let (insn, _) = decode(&held[at..], address + at as u64);
+        let kind = if is_call { insn.is_call_near_indirect() } else { insn.is_jmp_near_indirect() };
+        let through = |insn: &Instruction| format!("{:?}", insn.op0_register()).eq_ignore_ascii_case(register);
+        let mut rest = &held[(at + insn.len()).min(held.len())..];
+        if kind && insn.op0_register() != Register::None && through(&insn) {
+            if !is_call && rest.first() == Some(&INT3) {
+                rest = &rest[1..];
+            }
+            return idle(rest);
+        }
+        // A thunk with accounting, or one placed where the processor predicts it well (`emit_its_trampoline`).
+        let kind = if is_call { insn.is_call_near() } else { insn.is_jmp_near() };
+        if !kind {
+            return false;
+        }
+        let target = insn.near_branch_target();
+        let loaded = self.unit.loaded;
+        let with = ["__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"][usize::from(!is_call)];
+        if loaded.address_of(&format!("{with}{register}")) == Some(target) {
+            return idle(rest);
+        }
+        let Some(thunk) = loaded.memory.peek(target, 16).filter(|_| loaded.from(target).is_empty()) else { return false };
+        let (jump, _) = decode(&thunk, target);
+        jump.is_jmp_near_indirect() && through(&jump) && idle(rest)
+    }
+
+    /// Whether a static call's site holds what its key says.
+    fn static_call(
+        &self,
+        name: &str,
+        ours: &Instruction,
+        theirs: &Instruction,
+        held: &[u8],
+        running: &Running,
+    ) -> Result<bool, String> {
+        let loaded = self.unit.loaded;
+        let Some(func) = loaded.address_of(&format!("__SCK__{name}")).and_then(|key| loaded.long(key)) else {
+            return Ok(false);
+        };
+        let returns_0 = loaded.address_of("__static_call_return0") == Some(func);
+        let target = theirs.near_branch_target();
+        let right = match () {
+            () if func == 0 && ours.is_call_near() => held.len() == 5 && theirs.len() == 5 && idle(held),
+            () if func == 0 && ours.is_jmp_near() => is_return(held, theirs, running),
+            () if func == 0 => {
+                let empty = loaded.address_of("__static_call_return");
+                theirs.code() == ours.code() && [empty, running.return_thunk].contains(&Some(target))
+            }
+            () if returns_0 && ours.is_call_near() => RETURNS_0.iter().any(|code| code == held),
+            () => {
+                let skip = self.accounting(target).unwrap_or(0);
+                theirs.code() == ours.code() && target.wrapping_add(skip) == func
+            }
+        };
+        // A site that was not reached yet still calls the trampoline.
+        let waiting = theirs.code() == ours.code() && loaded.address_of(&format!("__SCT__{name}")) == Some(target);
+        if right || waiting {
+            return Ok(true);
+        }
+        let key = if func == 0 { "nothing".to_owned() } else { format!("`{}`", loaded.describe(func)) };
+        Err(format!("the static call `{name}` is not what its key says, {key}"))
+    }
+
+    /// Length of the instruction that counts calls before a function's entry (arch/x86/kernel/callthunks.c), when a call
+    /// leads to one.
+    fn accounting(&self, target: u64) -> Option<u64> {
+        let held = self.unit.loaded.from(target);
+        let (insn, _) = decode(held.get(..15)?, target);
+        let counts = insn.mnemonic() == Mnemonic::Sar && insn.segment_prefix() == Register::GS && insn.immediate8() == 5;
+        counts.then_some(insn.len() as u64)
+    }
+
+    /// What a call of ftrace leads to; `None` for a single tracer.
+    fn hook(&self, target: u64) -> Option<Hook> {
+        let loaded = self.unit.loaded;
+        let name = loaded.describe(target);
+        let leads_to = |bytes: &[u8], function: &str| {
+            let Some(function) = loaded.address_of(function) else { return false };
+            let calls = memchr::memchr_iter(0xe8, bytes).filter_map(|i| Some((i, super::loaded::word(bytes.get(i + 1..)?)?)));
+            calls.into_iter().any(|(i, to)| {
+                target.wrapping_add(i as u64 + 5).wrapping_add_signed(i64::from(to)) == function
+            })
+        };
+        // A trampoline of its own lies outside of the kernel's text.
+        if !loaded.from(target).is_empty() {
+            return Some(Hook::Unknown(name));
+        }
+        let mut size = TRAMPOLINE;
+        let bytes = loop {
+            match loaded.memory.peek(target, size) {
+                Some(bytes) => break bytes,
+                None if size > 64 => size /= 2,
+                None => return Some(Hook::Unknown(name)),
+            }
+        };
+        if leads_to(&bytes, "klp_ftrace_handler") {
+            return Some(Hook::Livepatch);
+        }
+        let several = ["arch_ftrace_ops_list_func", "ftrace_ops_list_func"];
+        several.iter().any(|function| leads_to(&bytes, function)).then(|| Hook::Unknown(name))
+    }
+
+    /// Boot-time constants inside an instruction: their places and sizes, each checked against its variable.
+    pub(super) fn constants(&self, at: u64, length: u64, held: &[u8]) -> Result<Vec<(usize, usize)>, String> {
+        let loaded = self.unit.loaded;
+        let mut found = Vec::new();
+        if loaded.running.is_none() {
+            return Ok(found);
+        }
+        for offset in 0..length {
+            let Some(constant) = self.unit.sites.constants.get(&(self.section, at + offset)) else { continue };
+            let value = loaded.address_of(&constant.name).and_then(|at| loaded.long(at));
+            let Some(value) = value else { continue };
+            let field = held.get(offset as usize..offset as usize + constant.size);
+            if field != value.to_le_bytes().get(..constant.size) {
+                return Err(format!("the boot-time constant is not `{}`, which is {value:#x}", constant.name));
+            }
+            found.push((offset as usize, constant.size));
+        }
+        Ok(found)
+    }
+
+    /// Whether a lock prefix at a place was made another for a kernel with one processor (`alternatives_smp_unlock`).
+    pub(super) fn is_unlocked(&self, at: u64, held: &[u8]) -> bool {
+        self.unit.loaded.running.is_some()
+            && self.data[at as usize] == 0xf0
+            && held.first() == Some(&0x3e)
+            && self.unit.sites.locks.contains(&(self.section, at))
+    }
+}
+
+/// `ret` filled up with int3, or a jump to the thunk that is in use (`patch_return`).
+fn is_return(held: &[u8], theirs: &Instruction, running: &Running) -> bool {
+    let plain = held.first() == Some(&0xc3) && held[1..].iter().all(|b| *b == INT3);
+    plain || theirs.is_jmp_near() && theirs.len() == held.len() && Some(theirs.near_branch_target()) == running.return_thunk
+}
+
+/// Whether bytes are instructions that do nothing: NOPs, or a jump over int3s to their end (`add_nop`).
+pub(super) fn idle(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        let (insn, _) = decode(&bytes[at..], at as u64);
+        let end = at + insn.len();
+        at = match insn.mnemonic() {
+            Mnemonic::Nop => end,
+            _ if insn.is_jmp_short_or_near() => {
+                let to = insn.near_branch_target() as usize;
+                match bytes.get(end..to) {
+                    Some(over) if over.iter().all(|b| *b == INT3) => to,
+                    _ => return false,
+                }
+            }
+            _ => return false,
+        };
+    }
+    at == bytes.len()
+}
+
+fn is_branch(insn: &Instruction) -> bool {
+    insn.is_call_near() || insn.is_jmp_near() || insn.is_jcc_near()
+}
