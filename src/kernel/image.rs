@@ -120,8 +120,11 @@ fn unpack_boot_image(bytes: &[u8]) -> Result<Vec<u8>> {
         });
         ensure!(inside, "the payload lies outside the sections of the boot image");
     }
-    let Some(codec) = Codec::detect(payload) else { bail!("the payload is in no known compression format") };
-    let unpacked = codec.unpack(payload)?;
+    let unpacked = match Codec::detect(payload) {
+        Some(codec) => codec.unpack(payload)?,
+        None if payload.starts_with(b"\x7fELF") => payload.to_vec(),
+        None => bail!("the payload is in no known compression format"),
+    };
     ensure!(unpacked.starts_with(b"\x7fELF"), "the payload of the boot image is not an ELF file");
     Ok(unpacked)
 }

@@ -11,6 +11,7 @@ pub mod image;
 pub mod kallsyms_image;
 pub mod kcore;
 pub mod locate;
+mod lzop;
 mod not_built;
 pub mod open;
 pub mod parts;

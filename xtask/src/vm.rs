@@ -31,7 +31,7 @@ pub struct Guest {
     moved: bool,
     processor: String,
     append: String,
-    disk: Option<PathBuf>,
+    disks: Vec<PathBuf>,
 }
 
 /// What came out.
@@ -63,7 +63,7 @@ impl Guest {
             moved: false,
             processor: "max,la57=off".to_owned(),
             append: String::new(),
-            disk: None,
+            disks: Vec::new(),
         })
     }
 
@@ -86,9 +86,9 @@ impl Guest {
         self
     }
 
-    /// A file of the host as the guest's disk (/dev/vda, where the guest has virtio).
+    /// A file of the host as another disk of the guest's (/dev/vda, vdb and so on, where the guest has virtio).
     pub fn disk(&mut self, file: &Path) -> &mut Guest {
-        self.disk = Some(file.to_path_buf());
+        self.disks.push(file.to_path_buf());
         self
     }
 
@@ -165,7 +165,8 @@ impl Guest {
         let kaslr = if self.moved { "" } else { "nokaslr " };
         let append =
             format!("console=ttyS0 panic=-1 {kaslr}ignore_loglevel printk.devkmsg=on rdinit=/init{}", self.append);
-        let drive = self.disk.as_ref().map(|file| format!("file={},if=virtio,format=raw", file.display()));
+        let drives = self.disks.iter().map(|file| format!("file={},if=virtio,format=raw", file.display()));
+        let drives: Vec<String> = drives.flat_map(|drive| ["-drive".to_owned(), drive]).collect();
         // Plain emulation everywhere: the same instructions on every machine, and no rights needed.
         // setpriv: a guest does not outlive the run that started it, however that ends.
         let mut qemu = Command::new("setpriv")
@@ -178,7 +179,7 @@ impl Guest {
             .arg(path("initramfs"))
             .arg("-append")
             .arg(append)
-            .args(drive.iter().flat_map(|drive| ["-drive", drive.as_str()]))
+            .args(drives)
             .arg("-serial")
             .arg(format!("file:{}", path("console").display()))
             .arg("-serial")
