@@ -188,7 +188,7 @@ fn copy_memory(kernel: &Kernel, klp_build: &Path, module: &Path, boot: &Boot, di
     guest.file("/case.sh", CASE);
     guest.module("/livepatch-meminfo.ko", module)?;
     let mut script = ". /case.sh\nset -e\n".to_owned();
-    for file in load_order(kernel, &words(&["virtio_pci", "virtio_blk"]))? {
+    for file in load_order(kernel, &words(&["virtio_blk"]))? {
         let name = file.file_name().context("failed to name a module")?.to_string_lossy().into_owned();
         let name = name.split(".ko").next().unwrap_or_default();
         guest.module(&format!("/modules/{name}.ko"), &file)?;
