@@ -38,10 +38,9 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let symbols = read_symbols(&opts.kallsyms)?;
     let text = symbols.vmlinux.unique("_text").context("failed to copy: the symbols have no `_text`")?.address;
     let size = core.size_from(text).context("failed to copy: the memory has no kernel where its symbols say")?;
-    let mut ranges: Vec<Range<u64>> = vec![text..text.saturating_add(size)];
-    for table in symbols.modules.values() {
-        ranges.extend(table.symbols.iter().map(|s| s.address..s.address.saturating_add(REACH)));
-    }
+    let own = std::iter::once(text..text.saturating_add(size));
+    let others = symbols.modules.values().flat_map(|table| &table.symbols);
+    let ranges: Vec<Range<u64>> = own.chain(others.map(|s| s.address..s.address.saturating_add(REACH))).collect();
     // Not created anew when it is a device.
     let mut file = OpenOptions::new()
         .write(true)

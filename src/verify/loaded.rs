@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::calls::Hook;
 use super::evidence::{banner, comment};
-use super::live::Hook;
 use super::module;
 use crate::elf::Object;
 use crate::error::{Reason, Refusal, Refused};
@@ -151,7 +151,9 @@ impl Loaded {
         let size = core.size_from(start).filter(|size| *size < MOST_IMAGE);
         let bytes = size.and_then(|size| core.read(start, size as usize));
         let Some(bytes) = bytes else {
-            return Err(mismatch(format!("the kernel that runs has no code at {start:#x}, where the symbol table says")));
+            return Err(mismatch(format!(
+                "the kernel that runs has no code at {start:#x}, where the symbol table says"
+            )));
         };
         let banner = banner(std::iter::once(bytes.as_slice()));
         let mut loaded = Loaded::new(Box::new(Live { start, bytes, core }), table).as_running(livepatches);
@@ -167,8 +169,7 @@ impl Loaded {
         let address = |name: &str| self.address_of(name).unwrap_or(0);
         let (begin, end) = (address("__init_begin"), address("__init_end"));
         let (first, last) = (address("__per_cpu_start"), address("__per_cpu_end"));
-        let freed =
-            if (begin..end).contains(&first) { [begin..first, last..end] } else { [begin..end, 0..0] };
+        let freed = if (begin..end).contains(&first) { [begin..first, last..end] } else { [begin..end, 0..0] };
         let return_thunk = self.address_of("x86_return_thunk").and_then(|at| self.long(at));
         self.running = Some(Running { return_thunk, freed, livepatches });
         self
@@ -192,7 +193,9 @@ impl Loaded {
         let names = livepatches.by.get(function).into_iter().flatten();
         let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
         match hook {
-            Hook::Livepatch if names.is_empty() => Some("is live-patched already (see /sys/kernel/livepatch)".to_owned()),
+            Hook::Livepatch if names.is_empty() => {
+                Some("is live-patched already (see /sys/kernel/livepatch)".to_owned())
+            }
             Hook::Livepatch => Some(format!("is live-patched already by {}", names.join(" and "))),
             Hook::Unknown(_) if livepatches.complete && names.is_empty() => None,
             Hook::Unknown(_) if livepatches.complete => {

@@ -6,6 +6,7 @@
 //! ([`walk`] normalises exactly those, by the tables that describe them), and the unit was compiled with other
 //! sections, so that branches may have another length. What is left over is a difference, never ignored.
 
+mod calls;
 pub mod data;
 pub mod evidence;
 mod live;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
-use super::live::Hook;
+use super::calls::Hook;
 use super::place::{Checker, GOT_SLOTS, Later, Unit, Where};
 use super::{Difference, Outcome, show};
 use crate::diff::atoms::{AtomId, Ref, Target};

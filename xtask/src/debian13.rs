@@ -53,10 +53,12 @@ pub fn run(args: Args<'_>) -> Result<()> {
     dirs::complete(&system.root, |root| system.at(root).make())?;
     let kernel = system.kernel()?;
     println!("* Debian 13, kernel {}, {}", kernel.release, system.run_in("gcc --version | head -n 1")?.trim());
-    for (file, name) in [(klp_build, "usr/local/bin/klp-build"), (dirs::root().join("examples/meminfo.patch"), "root/meminfo.patch")]
+    for (file, name) in
+        [(klp_build, "usr/local/bin/klp-build"), (dirs::root().join("examples/meminfo.patch"), "root/meminfo.patch")]
     {
         let to = system.root.join(name);
-        std::fs::copy(&file, &to).with_context(|| format!("failed to copy `{}` to `{}`", file.display(), to.display()))?;
+        std::fs::copy(&file, &to)
+            .with_context(|| format!("failed to copy `{}` to `{}`", file.display(), to.display()))?;
     }
     let release = &kernel.release;
     let said = system.run_in(&format!(
@@ -72,7 +74,10 @@ pub fn run(args: Args<'_>) -> Result<()> {
     for result in &results {
         println!("* {}", result.summary());
     }
-    ensure!(!results.is_empty() && results.iter().all(guest::CaseResult::passed), "failed to load and unload the livepatch");
+    ensure!(
+        !results.is_empty() && results.iter().all(guest::CaseResult::passed),
+        "failed to load and unload the livepatch"
+    );
     Ok(())
 }
 

@@ -63,7 +63,11 @@ const TASKS: &[(&str, Task, &str)] = &[
         runtime::run,
         "the Rust core in a kernel: runtime install|remove --kernel DIR [--sets], build, selftests",
     ),
-    ("debian13", debian13::run, "Debian 13's stock kernel, patched in a Debian 13 of its own (debootstrap; needs root)"),
+    (
+        "debian13",
+        debian13::run,
+        "Debian 13's stock kernel, patched in a Debian 13 of its own (debootstrap; needs root)",
+    ),
     ("verify", verify::task, "the proof against kernels, as files and while they run in QEMU; live: the second part"),
     ("help", help, "print this list"),
 ];

@@ -141,7 +141,14 @@ fn live(score: &mut Score) -> Result<()> {
         let before = [args.clone(), words(LIVE_UNITS)].concat();
         case(score, &klp_build, &format!("{}: units are equal", boot.what), &before, 0, &[])?;
         let other = [args.clone(), words(&["--flag=-O1", "fs/proc/cmdline.c"])].concat();
-        case(score, &klp_build, &format!("{}: another optimisation level", boot.what), &other, 1, &["cmdline_proc_show"])?;
+        case(
+            score,
+            &klp_build,
+            &format!("{}: another optimisation level", boot.what),
+            &other,
+            1,
+            &["cmdline_proc_show"],
+        )?;
         let at = args.iter().position(|w| w == "--image").context("failed to find `--image`")?;
         args[at + 1] = copies.after.display().to_string();
         let after = [args.clone(), words(LIVE_UNITS)].concat();
