@@ -62,7 +62,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     }
     let release = &kernel.release;
     let said = system.run_in(&format!(
-        "cd /root && rm -f *.ko && klp-build --release={release} -k /usr/src/linux-source-6.12 -o livepatch-meminfo.ko meminfo.patch 2>&1"
+        "cd /root && rm -f *.ko && klp-build -v --release={release} -k /usr/src/linux-source-6.12 -o livepatch-meminfo.ko meminfo.patch 2>&1"
     ))?;
     print!("{said}");
     ensure!(said.contains("verified: 1 function"), "failed to verify the patched function against the kernel's image");

@@ -180,7 +180,7 @@ fn copy_memory(kernel: &Kernel, klp_build: &Path, module: &Path, boot: &Boot, di
     };
     let copies = Copies { before: disk("before")?, after: disk("after")?, kallsyms: disk("kallsyms")? };
     let mut guest = Guest::new(&kernel.image)?;
-    guest.moved().append(boot.append).timeout(Duration::from_secs(600));
+    guest.moved().append(boot.append).timeout(Duration::from_secs(1800));
     if let Some(processor) = boot.processor {
         guest.processor(processor);
     }
@@ -203,7 +203,8 @@ fn copy_memory(kernel: &Kernel, klp_build: &Path, module: &Path, boot: &Boot, di
     }
     script.push_str(
         "wait_for '[ -b /dev/vdc ]'\nklp-build snapshot /dev/vda\nload /livepatch-meminfo.ko\ngrep MemUsable /proc/meminfo\n\
-         klp-build snapshot /dev/vdb\ncat /proc/kallsyms > /dev/vdc\nsync\n",
+         cat /proc/kallsyms > /tmp/kallsyms\nklp-build snapshot --kallsyms /tmp/kallsyms /dev/vdb\n\
+         cat /tmp/kallsyms > /dev/vdc\nsync\n",
     );
     let run = guest.run(&script)?;
     ensure!(run.status == Some(0), "failed to copy the guest's memory:\n{}", crate::vm::tail(&run.output, 20));
