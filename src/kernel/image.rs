@@ -89,7 +89,10 @@ fn read_loaded(path: &Path) -> Result<Vec<u8>> {
 /// Program headers of what is loaded.
 fn loaded_headers(bytes: &[u8]) -> Result<Vec<ProgramHeader>> {
     let elf = goblin::elf::Elf::parse_header(bytes).context("broken ELF header")?;
-    ensure!(elf.e_type != ET_CORE, "memory of a running kernel cannot be read as an image: it rewrites its own code");
+    ensure!(
+        elf.e_type != ET_CORE,
+        "memory of a running kernel has no symbols of its own: name a copy of its /proc/kallsyms with --symbols"
+    );
     let ctx = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
     let headers = ProgramHeader::parse(bytes, elf.e_phoff as usize, usize::from(elf.e_phnum), ctx)
         .context("broken program headers")?;
