@@ -296,6 +296,30 @@ fn rewritten_places() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
+/// A kernel that counts calls does so in the padding before functions, and calls lead there: to the right function only.
+#[test]
+fn counted_calls() {
+    let small = small();
+    let built = booted(small.image(&["unit.c", "rest.c"], &[], "vmlinux"));
+    let unit = small.unit("unit.c", &[]);
+    let count = |shift: u8| [0x65, 0x48, 0xc1, 0x3d, 0x10, 0x20, 0x30, 0x40, shift];
+    let (show, printed, sum) = (built.address("show"), built.address("printed"), built.address("sum"));
+    let call = (show..show + 64)
+        .find(|at| built.get(*at, 5) == Built::branch(0xe8, *at, printed))
+        .expect("`show` calls `printed`");
+    let with = |shift: u8, callee: u64| {
+        let mut counted = built.clone();
+        for function in [show, printed, sum] {
+            counted.put(function - 9, &count(shift));
+        }
+        counted.put(call, &Built::branch(0xe8, call, callee - 9));
+        wrong(&unit, &running(&small, &counted, Livepatches::default()))
+    };
+    assert_eq!(with(5, printed), [""; 0]);
+    assert_eq!(with(5, sum), ["show"]);
+    assert_eq!(with(4, printed), ["show", "sum"]);
+}
+
 /// A probe is told from a wrong kernel: the message is what people act on.
 #[test]
 fn probes_are_named() {

@@ -45,6 +45,13 @@ impl Walk<'_, '_, '_> {
         if held[0] == INT3 && ours_first != INT3 {
             return Err("a breakpoint is set here (a kprobe, or code that is just being rewritten)".to_owned());
         }
+        if at < self.entry && ours.mnemonic() == Mnemonic::Nop {
+            // The padding before a function is where calls are counted.
+            let padding = &self.data[at as usize..self.entry as usize];
+            let room = padding.len() as u64;
+            let counts = self.accounting(address) == Some(room) && idle(padding);
+            return Ok(counts.then_some((room, room)));
+        }
         if !self.nested {
             let sites = &self.unit.sites;
             if let Some(alternative) = sites.alternatives.get(&(self.section, at)) {

@@ -15,13 +15,13 @@ use klp_build::verify::{self, Finding, Loaded};
 
 /// What kernels are compiled with, as far as it matters here.
 const FLAGS: &str = "-O2 -mcmodel=kernel -fno-pic -fno-pie -pg -mfentry -ffreestanding -fno-asynchronous-unwind-tables \
-                     -mno-red-zone -fno-stack-protector -fcf-protection=none -fno-strict-aliasing -falign-functions=16";
+                     -mno-red-zone -fno-stack-protector -fcf-protection=none -fno-strict-aliasing -falign-functions=16 -fpatchable-function-entry=16,16";
 
 const SCRIPT: &str = "SECTIONS {
     . = 0xffffffff81000000;
     _text = .; _stext = .;
     .text : { *(.text .text.*) }
-    .rodata : { *(.rodata .rodata.*) *(.altinstructions .altinstr_replacement .smp_locks runtime_*) }
+    .rodata : { *(.rodata .rodata.*) *(.altinstructions .altinstr_replacement .smp_locks runtime_* __patchable_function_entries) }
     .data : { *(.data .data.*) }
     .bss : { *(.bss .bss.*) *(COMMON) }
     _end = .;
