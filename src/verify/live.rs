@@ -226,7 +226,9 @@ impl Walk<'_, '_, '_> {
             return idle(held);
         }
         let (insn, _) = decode(held, address);
-        insn.is_call_near() && insn.near_branch_target() == target && idle(&held[insn.len()..])
+        let called = insn.near_branch_target();
+        let counted = self.accounting(called).map(|skip| called.wrapping_add(skip));
+        insn.is_call_near() && (called == target || counted == Some(target)) && idle(&held[insn.len()..])
     }
 
     fn jump_label(
