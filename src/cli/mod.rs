@@ -10,6 +10,7 @@ mod diff;
 mod inspect;
 mod kernel;
 mod many;
+mod snapshot;
 mod verify;
 
 use std::process::ExitCode;
@@ -80,6 +81,9 @@ enum Command {
     /// Does the kernel hold what these source files compile to? For tests and for reports of trouble.
     #[command(hide = true)]
     Verify(verify::Opts),
+    /// Copy the memory of the kernel that runs as far as `--image` needs it, to check it on another machine.
+    #[command(hide = true)]
+    Snapshot(snapshot::Opts),
     /// Print a completion script for a shell, or the manual page.
     Completions(completions::Opts),
 }
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(opts)) => check::run(opts),
         Some(Command::Cache(opts)) => cache::run(opts),
         Some(Command::Verify(opts)) => verify::run(opts),
+        Some(Command::Snapshot(opts)) => snapshot::run(opts),
         Some(Command::Completions(opts)) => completions::run(opts),
         None => build::run(&cli.build),
     };

@@ -95,8 +95,9 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     } else {
         answers.iter().for_each(print);
     }
-    let clean =
-        answers.iter().all(|a| a.error.is_none() && a.findings.iter().all(|f| f.outcome == Outcome::Overridden));
+    // Another file's definition, and what is freed after boot, are no code of this unit that anything could replace.
+    let harmless = |f: &Finding| matches!(f.outcome, Outcome::Overridden | Outcome::Freed);
+    let clean = answers.iter().all(|a| a.error.is_none() && a.findings.iter().all(harmless));
     Ok(if clean { status::DONE } else { status::REFUSED })
 }
 
@@ -116,6 +117,8 @@ fn print(answer: &Answer) {
     for finding in &answer.findings {
         match &finding.outcome {
             Outcome::Equal { .. } => {}
+            Outcome::Replaced { by, .. } => println!("  {}: {by}", finding.function),
+            Outcome::Freed => println!("  {}: freed after boot", finding.function),
             Outcome::Overridden => println!("  {}: weak, and overridden by another file's", finding.function),
             Outcome::NotFound { why } => println!("  {}: not found: {why}", finding.function),
             Outcome::Differs(d) => {

@@ -6,7 +6,7 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 /// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Codec {
             Codec::Zstd => return unpack_zstd(bytes),
             Codec::Bzip2 => bzip2::bufread::BzDecoder::new(bytes).read_to_end(&mut out).map(drop),
             Codec::Lz4 => return unpack_lz4(bytes),
-            Codec::Lzo => bail!("lzo compression is not supported"),
+            Codec::Lzo => return super::lzop::unpack(bytes),
         };
         done.with_context(|| format!("failed to unpack {self:?} data"))?;
         Ok(out)
@@ -71,26 +71,34 @@ pub fn plain(bytes: Vec<u8>) -> Result<Vec<u8>> {
 
 fn unpack_zstd(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    let mut reader = ruzstd::decoding::StreamingDecoder::new(bytes).context("failed to read a zstd header")?;
+    // `zstd -22 --ultra`, which kbuild uses for kernels, asks for a window of this size whatever the input's is.
+    const WINDOW: u64 = 128 << 20;
+    let mut reader = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(bytes, WINDOW)
+        .context("failed to read a zstd header")?;
     reader.read_to_end(&mut out).context("failed to unpack zstd data")?;
     Ok(out)
 }
 
-/// Blocks of at most 8 MiB plain text, each after its packed size; the frame has no end mark.
+/// Blocks of 8 MiB plain text, the last one shorter, each after its packed size. The frame has no end mark: behind
+/// it is the length that kbuild appends (scripts/Makefile.lib `size_append`), or nothing.
 fn unpack_lz4(bytes: &[u8]) -> Result<Vec<u8>> {
     const BLOCK: usize = 8 << 20;
+    // No block grows by more (lz4's LZ4_compressBound).
+    const MOST: usize = BLOCK + BLOCK / 255 + 16;
     let mut out = Vec::new();
     let mut rest = &bytes[4..];
+    let mut block = vec![0; BLOCK];
     while let Some((size, tail)) = rest.split_first_chunk::<4>() {
-        let size = u32::from_le_bytes(*size) as usize;
-        if size == 0 || size > tail.len() {
+        let packed = u32::from_le_bytes(*size) as usize;
+        // The last 4 bytes of a kernel's payload are its plain length, which is no size of a block that follows.
+        if tail.is_empty() && packed == out.len() {
             break;
         }
-        let mut block = vec![0; BLOCK];
+        ensure!(packed > 0 && packed <= MOST && packed <= tail.len(), "failed to unpack lz4 data: it is cut short");
         let length =
-            lz4_flex::block::decompress_into(&tail[..size], &mut block).context("failed to unpack lz4 data")?;
+            lz4_flex::block::decompress_into(&tail[..packed], &mut block).context("failed to unpack lz4 data")?;
         out.extend_from_slice(&block[..length]);
-        rest = &tail[size..];
+        rest = &tail[packed..];
         if length < BLOCK {
             break;
         }

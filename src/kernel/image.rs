@@ -89,7 +89,10 @@ fn read_loaded(path: &Path) -> Result<Vec<u8>> {
 /// Program headers of what is loaded.
 fn loaded_headers(bytes: &[u8]) -> Result<Vec<ProgramHeader>> {
     let elf = goblin::elf::Elf::parse_header(bytes).context("broken ELF header")?;
-    ensure!(elf.e_type != ET_CORE, "memory of a running kernel cannot be read as an image: it rewrites its own code");
+    ensure!(
+        elf.e_type != ET_CORE,
+        "memory of a running kernel has no symbols of its own: name a copy of its /proc/kallsyms with --symbols"
+    );
     let ctx = goblin::container::Ctx::new(elf.container()?, elf.endianness()?);
     let headers = ProgramHeader::parse(bytes, elf.e_phoff as usize, usize::from(elf.e_phnum), ctx)
         .context("broken program headers")?;
@@ -120,8 +123,11 @@ fn unpack_boot_image(bytes: &[u8]) -> Result<Vec<u8>> {
         });
         ensure!(inside, "the payload lies outside the sections of the boot image");
     }
-    let Some(codec) = Codec::detect(payload) else { bail!("the payload is in no known compression format") };
-    let unpacked = codec.unpack(payload)?;
+    let unpacked = match Codec::detect(payload) {
+        Some(codec) => codec.unpack(payload)?,
+        None if payload.starts_with(b"\x7fELF") => payload.to_vec(),
+        None => bail!("the payload is in no known compression format"),
+    };
     ensure!(unpacked.starts_with(b"\x7fELF"), "the payload of the boot image is not an ELF file");
     Ok(unpacked)
 }

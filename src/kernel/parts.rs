@@ -76,7 +76,7 @@ pub(super) fn of_tree(request: &KernelRequest) -> Result<Parts> {
         .clone()
         .or_else(|| there(objdir.join("vmlinux")))
         .or_else(|| there(objdir.join("System.map")))
-        .or_else(|| image.clone());
+        .or_else(|| symbols_of_image(image.as_deref()));
     Ok(Parts {
         config: request.config.clone().unwrap_or_else(|| objdir.join(".config")),
         symvers: request.symvers.clone().unwrap_or_else(|| objdir.join("Module.symvers")),
@@ -89,6 +89,12 @@ pub(super) fn of_tree(request: &KernelRequest) -> Result<Parts> {
         headers: None,
         source,
     })
+}
+
+/// The file that has an image's symbols: itself, but memory of the kernel that runs has them beside it.
+pub(super) fn symbols_of_image(image: Option<&Path>) -> Option<PathBuf> {
+    let image = image?;
+    Some(if image.ends_with("proc/kcore") { image.with_file_name("kallsyms") } else { image.to_owned() })
 }
 
 /// The source tree of an installed kernel: `-k`, or the current directory when it is one.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::open::KernelRequest;
-use super::parts::{Parts, Problems, source_tree};
+use super::parts::{Parts, Problems, source_tree, symbols_of_image};
 
 /// The parts of the installed kernel `release`, or of the running one.
 pub(super) fn of_release(request: &KernelRequest, release: Option<&str>) -> Result<Parts> {
@@ -70,7 +70,10 @@ fn find(request: &KernelRequest, root: &Path, release: &str, is_running: bool) -
         format!("usr/lib/debug/lib/modules/{release}/vmlinux"),
     ]);
     let image = request.image.clone().or_else(|| {
-        first(&[format!("boot/vmlinuz-{release}"), format!("lib/modules/{release}/vmlinuz")]).or_else(|| debug.clone())
+        first(&[format!("boot/vmlinuz-{release}"), format!("lib/modules/{release}/vmlinuz")])
+            .or_else(|| debug.clone())
+            // Some machines boot from elsewhere; what runs is then the only image there is.
+            .or_else(|| first(&["proc/kcore".to_owned()]).filter(|_| is_running))
     });
     let live = is_running.then(|| root.join("proc/kallsyms")).filter(|path| has_addresses(path));
     let symbols = request
@@ -81,7 +84,7 @@ fn find(request: &KernelRequest, root: &Path, release: &str, is_running: bool) -
             first(&[format!("boot/System.map-{release}"), format!("lib/modules/{release}/System.map")])
                 .filter(|path| has_addresses(path))
         })
-        .or_else(|| image.clone())
+        .or_else(|| symbols_of_image(image.as_deref()))
         .or(live);
     if symbols.is_none() {
         problems.add(
@@ -149,6 +152,26 @@ mod tests {
         assert_eq!(parts.symbols, Some(root.join("boot/vmlinuz-6.1-x")));
         assert_eq!(parts.symvers, root.join("usr/src/linux-headers-6.1-x/Module.symvers"));
         assert_eq!(parts.headers, None);
+    }
+
+    /// Without a vmlinuz the running kernel's memory is the image, with its own symbols; another release's is never.
+    #[test]
+    fn the_running_kernel_is_an_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for file in
+            ["src/Kbuild", "src/scripts/Kbuild.include", "src/include/linux/kernel.h", "proc/kcore", "proc/kallsyms"]
+        {
+            put(root, file, "");
+        }
+        put(root, "boot/config-6.1-x", "CONFIG_A=y\n");
+        put(root, "usr/src/linux-headers-6.1-x/Module.symvers", "");
+        let request = KernelRequest { source: Some(root.join("src")), ..KernelRequest::default() };
+        let parts = find(&request, root, "6.1-x", true).unwrap();
+        assert_eq!((parts.image, parts.symbols), (Some(root.join("proc/kcore")), Some(root.join("proc/kallsyms"))));
+        assert!(find(&request, root, "6.1-x", false).is_err());
+        put(root, "boot/vmlinuz-6.1-x", "image");
+        assert_eq!(find(&request, root, "6.1-x", true).unwrap().image, Some(root.join("boot/vmlinuz-6.1-x")));
     }
 
     /// Everything that is not installed is named in one message.

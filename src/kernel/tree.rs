@@ -163,6 +163,14 @@ impl Kernel {
         Ok(slot.insert(Arc::new(tables)).clone())
     }
 
+    /// Symbols of what was loaded into the kernel that a dump of /proc/kallsyms is of; none from other tables.
+    pub fn symbols_of_loaded_modules(&self) -> Result<HashMap<String, SymbolTable>> {
+        match file_kind(&self.symbol_source)? {
+            FileKind::Text => Ok(self.text_tables()?.modules.clone()),
+            FileKind::BootImage | FileKind::Elf => Ok(HashMap::new()),
+        }
+    }
+
     /// Whether units are made in a private directory because the tree is only configured.
     pub fn is_private(&self) -> bool {
         self.private.is_some()

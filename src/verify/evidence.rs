@@ -8,7 +8,6 @@ use memchr::memmem;
 
 use super::Loaded;
 use crate::elf::Object;
-use crate::kernel::image::Image;
 
 /// How image and unit were made, as far as they say.
 #[derive(Debug, Clone, Default)]
@@ -56,9 +55,9 @@ impl Evidence {
 }
 
 /// `linux_banner` (init/version-timestamp.c), found by its text: the symbol table may be the wrong one.
-pub(super) fn banner(image: &Image) -> Option<String> {
+pub(super) fn banner<'b>(mut pieces: impl Iterator<Item = &'b [u8]>) -> Option<String> {
     const START: &[u8] = b"Linux version ";
-    image.segments().find_map(|(_, bytes)| {
+    pieces.find_map(|bytes| {
         memmem::find_iter(bytes, START).find_map(|at| {
             let text = &bytes[at..bytes.len().min(at + 1024)];
             // Format strings have `%s` there.

@@ -3,21 +3,34 @@
 //! In: the kernel's image with its symbol table, or a module's file. Out: a [`Loaded`], the same for both.
 //! The symbol table may come from a kernel that was moved at boot (KASLR): it is moved back to where the image is linked.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use super::calls::Hook;
 use super::evidence::{banner, comment};
 use super::module;
 use crate::elf::Object;
+use crate::error::{Reason, Refusal, Refused};
 use crate::kernel::image::Image;
+use crate::kernel::kcore::Kcore;
 use crate::kernel::symtab::{KernelSymbol, SymbolTable};
+
+/// No kernel has this many bytes in one piece; a header of the direct map has.
+const MOST_IMAGE: u64 = 1 << 30;
 
 /// Bytes by address.
 pub trait Memory: Send + Sync {
     /// Everything from an address to the end of what is loaded there in one piece; `None` where nothing is.
     fn from(&self, address: u64) -> Option<&[u8]>;
+
+    /// Some bytes of anywhere, also of what is no part of the kernel proper.
+    fn peek(&self, address: u64, size: usize) -> Option<Vec<u8>> {
+        self.from(address)?.get(..size).map(<[u8]>::to_vec)
+    }
 }
 
 impl Memory for Image {
@@ -26,6 +39,68 @@ impl Memory for Image {
             let skip = usize::try_from(address.checked_sub(start)?).ok()?;
             bytes.get(skip..).filter(|rest| !rest.is_empty())
         })
+    }
+}
+
+/// The kernel that runs: its own part at hand, the rest (trampolines, modules) when asked for.
+struct Live {
+    start: u64,
+    bytes: Vec<u8>,
+    core: Kcore,
+}
+
+impl Memory for Live {
+    fn from(&self, address: u64) -> Option<&[u8]> {
+        let skip = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        self.bytes.get(skip..).filter(|rest| !rest.is_empty())
+    }
+
+    fn peek(&self, address: u64, size: usize) -> Option<Vec<u8>> {
+        self.core.read(address, size)
+    }
+}
+
+/// What is known of a kernel that runs, besides its memory.
+pub(super) struct Running {
+    /// Where returns go.
+    pub(super) return_thunk: Option<u64>,
+    /// Memory that was freed after boot, but for the per-cpu template in it.
+    freed: [Range<u64>; 2],
+    livepatches: Livepatches,
+}
+
+/// Which functions are live-patched, and by what.
+#[derive(Debug, Default)]
+pub struct Livepatches {
+    /// Function -> livepatches.
+    by: HashMap<String, BTreeSet<String>>,
+    /// This is all there is; else it is what may be.
+    complete: bool,
+}
+
+impl Livepatches {
+    /// From /sys/kernel/livepatch: `PATCH/OBJECT/FUNCTION,POSITION/` (Documentation/ABI/testing/sysfs-kernel-livepatch).
+    pub fn of_this_machine(dir: &Path) -> Livepatches {
+        let mut by: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for entry in walkdir::WalkDir::new(dir).min_depth(3).max_depth(3).into_iter().flatten() {
+            let function = entry.file_name().to_string_lossy().into_owned();
+            let patch = entry.path().ancestors().nth(2).and_then(|p| p.file_name());
+            if let (Some((function, _)), Some(patch)) = (function.rsplit_once(','), patch) {
+                by.entry(function.to_owned()).or_default().insert(patch.to_string_lossy().into_owned());
+            }
+        }
+        Livepatches { by, complete: dir.is_dir() }
+    }
+
+    /// From a dump of /proc/kallsyms: modules that have a function of the name. It may be chance.
+    pub fn from_modules(modules: HashMap<String, SymbolTable>) -> Livepatches {
+        let mut by: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for (module, table) in modules {
+            for symbol in table.symbols {
+                by.entry(symbol.name).or_default().insert(module.clone());
+            }
+        }
+        Livepatches { by, complete: false }
     }
 }
 
@@ -41,6 +116,8 @@ pub struct Loaded {
     pub(super) banner: Option<String>,
     /// Compilers that a module names.
     pub(super) comment: Option<String>,
+    /// It runs, so that its code is not what its file has.
+    pub(super) running: Option<Running>,
 }
 
 impl Loaded {
@@ -51,8 +128,83 @@ impl Loaded {
     /// When the table cannot belong to the image.
     pub fn kernel(image: Image, table: Arc<SymbolTable>) -> Result<Loaded> {
         let table = at_link_addresses(&image, table)?;
-        let banner = banner(&image);
-        Ok(Loaded { banner, ..Loaded::new(Box::new(image), table) })
+        let banner = banner(image.segments().map(|(_, bytes)| bytes));
+        let loaded = Loaded { banner, ..Loaded::new(Box::new(image), table) };
+        loaded.check_table()?;
+        Ok(loaded)
+    }
+
+    /// A kernel that runs.
+    ///
+    /// # Errors
+    ///
+    /// When its memory cannot be read, or the table cannot belong to it.
+    pub fn running(core: Kcore, table: Arc<SymbolTable>, livepatches: Livepatches) -> Result<Loaded> {
+        let stext = table.unique("_stext").map(|s| s.address);
+        let text = table.unique("_text").map(|s| s.address).context("the symbol table has no `_text`")?;
+        if text == 0 {
+            bail!("the symbol table has no addresses (kernel.kptr_restrict hides them: copy /proc/kallsyms as root)");
+        }
+        let moved = core.stext().zip(stext).map_or(0, |(there, linked)| there.wrapping_sub(linked));
+        let table = moved_by(&table, text, moved);
+        let start = text.wrapping_add(moved);
+        let size = core.size_from(start).filter(|size| *size < MOST_IMAGE);
+        let bytes = size.and_then(|size| core.read(start, size as usize));
+        let Some(bytes) = bytes else {
+            return Err(mismatch(format!(
+                "the kernel that runs has no code at {start:#x}, where the symbol table says"
+            )));
+        };
+        let banner = banner(std::iter::once(bytes.as_slice()));
+        let mut loaded = Loaded::new(Box::new(Live { start, bytes, core }), table).as_running(livepatches);
+        loaded.banner = banner;
+        loaded.check_table()?;
+        Ok(loaded)
+    }
+
+    /// The same, when it is memory of a kernel that runs.
+    pub fn as_running(mut self, livepatches: Livepatches) -> Loaded {
+        // The table of ftrace's call sites is freed after boot; the unit's own relocations say which they are.
+        self.call_sites = None;
+        let address = |name: &str| self.address_of(name).unwrap_or(0);
+        let (begin, end) = (address("__init_begin"), address("__init_end"));
+        let (first, last) = (address("__per_cpu_start"), address("__per_cpu_end"));
+        let freed = if (begin..end).contains(&first) { [begin..first, last..end] } else { [begin..end, 0..0] };
+        let return_thunk = self.address_of("x86_return_thunk").and_then(|at| self.long(at));
+        self.running = Some(Running { return_thunk, freed, livepatches });
+        self
+    }
+
+    /// A table of another build puts the banner elsewhere, where a text of exactly this kind is unlikely.
+    fn check_table(&self) -> Result<()> {
+        let Some(banner) = self.address_of("linux_banner") else { return Ok(()) };
+        if self.from(banner).starts_with(b"Linux version ") {
+            return Ok(());
+        }
+        let said = self.banner.as_deref().unwrap_or("no banner");
+        Err(mismatch(format!(
+            "the symbol table does not belong to the image: `linux_banner` is not at {banner:#x} (the image says `{said}`)"
+        )))
+    }
+
+    /// Who replaced a function, for people; `None` when nobody did.
+    pub(super) fn replaced_by(&self, function: &str, hook: &Hook) -> Option<String> {
+        let livepatches = &self.running.as_ref()?.livepatches;
+        let names = livepatches.by.get(function).into_iter().flatten();
+        let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        match hook {
+            Hook::Livepatch if names.is_empty() => {
+                Some("is live-patched already (see /sys/kernel/livepatch)".to_owned())
+            }
+            Hook::Livepatch => Some(format!("is live-patched already by {}", names.join(" and "))),
+            Hook::Unknown(_) if livepatches.complete && names.is_empty() => None,
+            Hook::Unknown(_) if livepatches.complete => {
+                Some(format!("is live-patched already by {}", names.join(" and ")))
+            }
+            Hook::Unknown(what) => {
+                Some(format!("is hooked by `{what}`, and whether by a livepatch cannot be told from its memory alone"))
+            }
+        }
     }
 
     /// A module's file.
@@ -70,7 +222,8 @@ impl Loaded {
 
     /// Anything with symbols.
     pub fn new(memory: Box<dyn Memory>, table: Arc<SymbolTable>) -> Loaded {
-        let mut loaded = Loaded { memory, table, call_sites: None, jump_labels: None, banner: None, comment: None };
+        let mut loaded =
+            Loaded { memory, table, call_sites: None, jump_labels: None, banner: None, comment: None, running: None };
         // include/asm-generic/vmlinux.lds.h: MCOUNT_REC() and JUMP_TABLE_DATA.
         loaded.call_sites = loaded.table_of("__start_mcount_loc", "__stop_mcount_loc").map(|(_, bytes)| {
             bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
@@ -91,6 +244,21 @@ impl Loaded {
 
     pub(super) fn from(&self, address: u64) -> &[u8] {
         self.memory.from(address).unwrap_or(&[])
+    }
+
+    /// Where the only symbol of a name is.
+    pub(super) fn address_of(&self, name: &str) -> Option<u64> {
+        self.table.unique(name).map(|s| s.address)
+    }
+
+    /// The 64-bit number at an address.
+    pub(super) fn long(&self, address: u64) -> Option<u64> {
+        Some(u64::from_le_bytes(self.from(address).get(..8)?.try_into().ok()?))
+    }
+
+    /// Whether a kernel that runs has given this memory to others.
+    pub(super) fn is_freed(&self, address: u64) -> bool {
+        self.running.as_ref().is_some_and(|r| r.freed.iter().any(|range| range.contains(&address)))
     }
 
     /// `symbol+offset` for an address.
@@ -122,12 +290,25 @@ fn at_link_addresses(image: &Image, table: Arc<SymbolTable>) -> Result<Arc<Symbo
     if linked == text {
         return Ok(table);
     }
-    let moved = text.wrapping_sub(linked);
+    Ok(moved_by(&table, text, linked.wrapping_sub(text)))
+}
+
+/// The table with everything from `text` on at other addresses; per-cpu symbols below it are offsets.
+fn moved_by(table: &Arc<SymbolTable>, text: u64, moved: u64) -> Arc<SymbolTable> {
+    if moved == 0 {
+        return table.clone();
+    }
     let symbols = table.symbols.iter().cloned().map(|mut symbol| {
         if symbol.address >= text {
-            symbol.address = symbol.address.wrapping_sub(moved);
+            symbol.address = symbol.address.wrapping_add(moved);
         }
         symbol
     });
-    Ok(Arc::new(SymbolTable::new(symbols.collect(), table.files.clone())))
+    Arc::new(SymbolTable::new(symbols.collect(), table.files.clone()))
+}
+
+fn mismatch(message: String) -> anyhow::Error {
+    let advice = "name the symbols of the very kernel that the image is of: its vmlinux, its System.map, or /proc/kallsyms \
+                  copied as root while it ran";
+    Refused(vec![Refusal::new(Reason::ImageMismatch, message, advice)]).into()
 }

@@ -6,15 +6,19 @@
 //! ([`walk`] normalises exactly those, by the tables that describe them), and the unit was compiled with other
 //! sections, so that branches may have another length. What is left over is a difference, never ignored.
 
+mod calls;
 pub mod data;
 pub mod evidence;
+mod live;
 mod loaded;
 mod module;
 mod place;
 mod show;
+mod sites;
 mod walk;
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -23,10 +27,11 @@ use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::elf;
 use crate::error::{Reason, Refusal};
 use crate::kernel::image::Image;
+use crate::kernel::kcore::Kcore;
 use crate::kernel::{Kernel, codec};
 use crate::reloc::classify::unit_symbols;
 pub use evidence::Evidence;
-pub use loaded::{Loaded, Memory};
+pub use loaded::{Livepatches, Loaded, Memory};
 
 /// What became of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,6 +44,15 @@ pub enum Outcome {
     },
     /// It holds something else.
     Differs(Difference),
+    /// The kernel that runs holds this code, and calls another in its place.
+    Replaced {
+        /// Where the original is.
+        address: u64,
+        /// By what, for people.
+        by: String,
+    },
+    /// It was code for boot only, and the kernel that runs has freed it.
+    Freed,
     /// The unit's definition is weak, and the kernel has another unit's in its place.
     Overridden,
     /// The kernel has no such function.
@@ -91,6 +105,16 @@ impl Finding {
                     "`{}` of this file is weak, and not what the kernel has: another file's took its place",
                     self.function
                 )
+            }
+            Outcome::Replaced { by, .. } => {
+                let message = format!("`{}` {by}", self.function);
+                let advice = "disable that first; or check against the kernel's file (--image /boot/vmlinuz-...), which holds \
+                              no livepatches, if the new one is to come after it or to take its place";
+                let refusal = Refusal::new(Reason::ImageMismatch, message, advice).object(object);
+                return Some(refusal.symbol(&self.function));
+            }
+            Outcome::Freed => {
+                format!("`{}` is for boot only: the kernel that runs has freed it", self.function)
             }
             Outcome::NotFound { why } => format!("`{}` as compiled is not in the kernel: {why}", self.function),
             Outcome::Differs(d) => {
@@ -146,11 +170,22 @@ pub fn load(kernel: &Kernel, object: &str) -> anyhow::Result<Option<Loaded>> {
     if object == "vmlinux" {
         let Some(path) = kernel.image() else { return Ok(None) };
         let table = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
-        return Loaded::kernel(Image::read(path)?, table).map(Some);
+        return match Kcore::open(path)? {
+            Some(core) => Loaded::running(core, table, livepatches(kernel, path)?).map(Some),
+            None => Loaded::kernel(Image::read(path)?, table).map(Some),
+        };
     }
     let Some(path) = kernel.module_file(object) else { return Ok(None) };
     let read = || Loaded::module(&elf::read(&codec::plain(std::fs::read(path)?)?)?);
     read().with_context(|| format!("failed to read the module `{}`", path.display())).map(Some)
+}
+
+/// Who has replaced functions of the kernel that runs: itself says so for this machine, and a copy's symbols tell of others.
+fn livepatches(kernel: &Kernel, image: &Path) -> anyhow::Result<Livepatches> {
+    if image == Path::new("/proc/kcore") {
+        return Ok(Livepatches::of_this_machine(Path::new("/sys/kernel/livepatch")));
+    }
+    Ok(Livepatches::from_modules(kernel.symbols_of_loaded_modules()?))
 }
 
 /// All functions of a unit, for statistics.

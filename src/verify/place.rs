@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Loaded;
 use super::loaded::word;
+use super::sites::Sites;
 use crate::diff::atoms::{AtomId, Kind, Ref, Side, Target};
 use crate::diff::closure::naming_offset;
 use crate::elf::object::{stb, stt};
-use crate::elf::{Place, SectionId, Symbol};
+use crate::elf::{Place, Symbol};
 use crate::kernel::locate::{Location, Locator, UnitSymbols, Wanted};
 use crate::kernel::symtab::{self, Binding};
 
@@ -25,10 +26,8 @@ pub(super) struct Unit<'a, 'o> {
     pub(super) side: &'a Side<'o>,
     pub(super) loaded: &'a Loaded,
     locator: Locator<'a>,
-    /// Jump labels of the unit: place of the instruction -> where it leads when taken.
-    pub(super) jump_labels: HashMap<(SectionId, u64), Option<Target>>,
-    /// Places where the kernel may put other instructions at boot: section, start, length.
-    alternatives: Vec<(SectionId, u64, u64)>,
+    /// Places that the kernel rewrites.
+    pub(super) sites: Sites,
     /// Addresses of nameless writable data, from functions that are equal.
     known: RefCell<HashMap<AtomId, u64>>,
     /// Instruction starts of the functions that are equal: offset in the section -> address.
@@ -52,6 +51,7 @@ pub(super) struct Later {
 }
 
 /// Checks the references of one function.
+#[derive(Clone)]
 pub(super) struct Checker<'u, 'a, 'o> {
     unit: &'u Unit<'a, 'o>,
     /// Contents compared, or being compared.
@@ -78,44 +78,17 @@ pub(super) enum Where {
 
 impl<'a, 'o> Unit<'a, 'o> {
     pub(super) fn new(side: &'a Side<'o>, loaded: &'a Loaded, symbols: &'a UnitSymbols) -> Self {
-        let mut jump_labels = HashMap::new();
-        for id in side.ids().filter(|id| side.atom(*id).kind == Kind::Entry && side.section_name(*id) == "__jump_table")
-        {
-            let refs = side.refs_of(id);
-            if let Some(Target::Atom(code, offset)) = refs.first().map(|r| r.target) {
-                let at = side.atom(code).start.wrapping_add_signed(offset);
-                jump_labels.insert((side.atom(code).section, at), refs.get(1).map(|r| r.target));
-            }
-        }
-        // struct alt_instr (arch/x86/include/asm/alternative.h): its last two bytes are the lengths of the instructions
-        // and of their replacement; its first relocation says where.
-        let mut alternatives = Vec::new();
-        for id in side.ids().filter(|id| side.section_name(*id) == ".altinstructions") {
-            if let (Some(Target::Atom(code, offset)), [.., length, _]) =
-                (side.refs_of(id).first().map(|r| r.target), side.bytes(id))
-            {
-                let at = side.atom(code).start.wrapping_add_signed(offset);
-                alternatives.push((side.atom(code).section, at, u64::from(*length)));
-            }
-        }
         // Positions do not matter here, only addresses: the rule about init symbols of modules is for positions.
         let locator = Locator::new(&loaded.table, symbols, false);
         Unit {
             side,
             loaded,
             locator,
-            jump_labels,
-            alternatives,
+            sites: Sites::of(side),
             known: RefCell::default(),
             maps: RefCell::default(),
             later: RefCell::default(),
         }
-    }
-
-    /// Whether a table of the unit says that something in this range of a section is rewritten at boot.
-    pub(super) fn is_patched_at_boot(&self, section: SectionId, from: u64, to: u64) -> bool {
-        self.jump_labels.keys().any(|(s, at)| *s == section && (from..to).contains(at))
-            || self.alternatives.iter().any(|(s, at, length)| *s == section && *at < to && from < at + length)
     }
 
     /// Where the table has an atom: the address of the symbol that names it.
@@ -144,7 +117,7 @@ impl<'a, 'o> Unit<'a, 'o> {
     }
 
     /// Addresses of a global symbol that the unit does not define.
-    fn global(&self, name: &str) -> Vec<u64> {
+    pub(super) fn global(&self, name: &str) -> Vec<u64> {
         let table = &self.loaded.table;
         let named = table.named(name).iter().map(|i| &table.symbols[*i as usize]);
         named
@@ -257,7 +230,8 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
                 return self.one_place(atom, start).or_else(|()| wrong());
             }
         }
-        if side.is_writable(atom) || side.bytes(atom).is_empty() {
+        // What is freed after boot has no contents in a running kernel any more.
+        if side.is_writable(atom) || side.bytes(atom).is_empty() || self.unit.loaded.is_freed(start) {
             return self.one_place(atom, start).or_else(|()| wrong());
         }
         self.contents(atom, offset.max(0) as u64, start)

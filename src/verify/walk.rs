@@ -15,10 +15,12 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
+use super::calls::Hook;
 use super::place::{Checker, GOT_SLOTS, Later, Unit, Where};
 use super::{Difference, Outcome, show};
 use crate::diff::atoms::{AtomId, Ref, Target};
 use crate::diff::closure::naming_offset;
+use crate::elf::SectionId;
 
 /// Longest x86 instruction.
 const LONGEST: usize = 15;
@@ -35,11 +37,18 @@ pub(super) fn function(unit: &Unit<'_, '_>, atom: AtomId) -> (Outcome, Vec<AtomI
     };
     // Several: their code says which it is.
     let mut worst: Option<Difference> = None;
+    if places.iter().all(|place| unit.loaded.is_freed(*place)) {
+        return (Outcome::Freed, Vec::new());
+    }
     for place in places.into_iter().take(MOST_CANDIDATES) {
         let mut walk = Walk::new(unit, atom, place);
         match walk.run() {
             Ok(()) => {
                 let parts = std::mem::take(&mut walk.checker.parts);
+                let name = unit.side.name(atom);
+                if let Some(by) = walk.hook.as_ref().and_then(|hook| unit.loaded.replaced_by(name, hook)) {
+                    return (Outcome::Replaced { address: place, by }, parts);
+                }
                 unit.maps.borrow_mut().insert(atom, std::mem::take(&mut walk.map));
                 walk.checker.commit();
                 return (Outcome::Equal { address: place }, parts);
@@ -63,6 +72,8 @@ pub(super) fn function(unit: &Unit<'_, '_>, atom: AtomId) -> (Outcome, Vec<AtomI
 pub(super) struct Walk<'u, 'a, 'o> {
     pub(super) unit: &'u Unit<'a, 'o>,
     pub(super) atom: AtomId,
+    /// The section that is being looked at: the function's, or that of an alternative's replacement.
+    pub(super) section: SectionId,
     /// Bytes of the whole section.
     pub(super) data: &'o [u8],
     /// Where the symbol is in its section, and the end of the function there.
@@ -71,8 +82,12 @@ pub(super) struct Walk<'u, 'a, 'o> {
     /// Instruction starts: offset in the section -> address.
     pub(super) map: BTreeMap<u64, u64>,
     /// References inside the function: from, to, address in the image.
-    inner: Vec<(u64, u64, u64)>,
-    checker: Checker<'u, 'a, 'o>,
+    pub(super) inner: Vec<(u64, u64, u64)>,
+    pub(super) checker: Checker<'u, 'a, 'o>,
+    /// An alternative of a running kernel is being looked at.
+    pub(super) nested: bool,
+    /// Something other than a single tracer sits at the function's entry.
+    pub(super) hook: Option<Hook>,
 }
 
 /// Where it differs (offset in the section), and how.
@@ -88,7 +103,8 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         let end = size.map(|s| s.st_value + s.st_size).max().unwrap_or(a.end).clamp(entry, a.end);
         let map = BTreeMap::from([(a.start, place.wrapping_sub(entry - a.start))]);
         let data = &side.object.section(a.section).data;
-        Walk { unit, atom, data, entry, end, map, inner: Vec::new(), checker: Checker::new(unit, atom) }
+        let (checker, inner) = (Checker::new(unit, atom), Vec::new());
+        Walk { unit, atom, section: a.section, data, entry, end, map, inner, checker, nested: false, hook: None }
     }
 
     fn run(&mut self) -> Result<(), Differs> {
@@ -114,7 +130,7 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
     }
 
     /// One instruction; the lengths of both.
-    fn step(&mut self, at: u64, address: u64) -> Result<(u64, u64), String> {
+    pub(super) fn step(&mut self, at: u64, address: u64) -> Result<(u64, u64), String> {
         let bytes = &self.data[at as usize..self.end as usize];
         let held = self.unit.loaded.from(address);
         let held = &held[..held.len().min(LONGEST)];
@@ -129,6 +145,9 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
             return if bytes[0] == held[0] { Ok((1, 1)) } else { Err("the bytes differ".to_owned()) };
         }
         let refs = self.refs(at, at + lengths.0);
+        if let Some(lengths) = self.live(&ours, &theirs, &refs, at, address)? {
+            return Ok(lengths);
+        }
         if self.is_rewritten(&ours, &theirs, &refs, at, address)? {
             return Ok(lengths);
         }
@@ -148,6 +167,10 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
             return Err("the instructions differ".to_owned());
         }
         let mut covered = [false; LONGEST];
+        covered[0] = self.is_unlocked(at, held);
+        for (from, size) in self.constants(at, lengths.0, held)? {
+            covered[from..(from + size).min(LONGEST)].fill(true);
+        }
         for r in &refs {
             let from = (r.reloc.r_offset - at) as usize;
             let Some(size) = self.unit.side.arch.field_size(r.reloc.r_type).map(|s| s as usize) else {
@@ -177,14 +200,14 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         if same { Ok(lengths) } else { Err("the instructions differ".to_owned()) }
     }
 
-    fn refs(&self, from: u64, to: u64) -> Vec<Ref> {
-        let all = &self.unit.side.refs[self.unit.side.atom(self.atom).section.index()];
+    pub(super) fn refs(&self, from: u64, to: u64) -> Vec<Ref> {
+        let all = &self.unit.side.refs[self.section.index()];
         let first = all.partition_point(|r| r.reloc.r_offset < from);
         all[first..].iter().take_while(|r| r.reloc.r_offset < to && r.reloc.r_type != 0).copied().collect()
     }
 
     /// A reference with a relocation. One to the function itself is compared when all its instructions are known.
-    fn reference(&mut self, at: u64, r: &Ref, value: u64) -> Result<(), String> {
+    pub(super) fn reference(&mut self, at: u64, r: &Ref, value: u64) -> Result<(), String> {
         match r.target {
             Target::Atom(atom, offset) if atom == self.atom => {
                 let to = self.unit.side.atom(atom).start.wrapping_add_signed(offset);
@@ -199,11 +222,11 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
     fn inside(&mut self, at: u64, to: u64, value: u64) -> Result<(), String> {
         let side = self.unit.side;
         let own = side.atom(self.atom);
-        if (own.start..=self.end).contains(&to) {
+        if self.section == own.section && (own.start..=self.end).contains(&to) {
             self.inner.push((at, to, value));
             return Ok(());
         }
-        match side.find(own.section, to as i64) {
+        match side.find(self.section, to as i64) {
             Some(atom) => self.checker.atom(atom, to as i64 - side.atom(atom).start as i64, value),
             None => Err("refers to a place outside of its section".to_owned()),
         }
@@ -222,8 +245,8 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         let nop = theirs.mnemonic() == Mnemonic::Nop;
         let listed =
             |table: &Option<std::collections::HashSet<u64>>| table.as_ref().is_none_or(|t| t.contains(&address));
-        let section = self.unit.side.atom(self.atom).section;
-        if nop && ours.is_jmp_short_or_near() && self.unit.jump_labels.contains_key(&(section, at)) {
+        let section = self.section;
+        if nop && ours.is_jmp_short_or_near() && self.unit.sites.jump_labels.contains_key(&(section, at)) {
             return if listed(&loaded.jump_labels) {
                 Ok(true)
             } else {
@@ -251,7 +274,6 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
 
     /// Lengths of two runs of NOPs that are there for alignment only.
     fn fillers(&self, ours: &Instruction, theirs: &Instruction, at: u64, address: u64) -> Option<(u64, u64)> {
-        let section = self.unit.side.atom(self.atom).section;
         let is_nop = |insn: &Instruction| insn.mnemonic() == Mnemonic::Nop;
         if at < self.entry || !is_nop(ours) || !is_nop(theirs) {
             return None;
@@ -263,7 +285,7 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         let held = self.unit.loaded.from(address);
         let our_run = run(&self.data[at as usize..self.end as usize], at);
         let their_run = run(&held[..held.len().min(our_run as usize + 128)], address);
-        let patched = self.unit.is_patched_at_boot(section, at, at + our_run);
+        let patched = self.unit.sites.any(self.section, at, at + our_run);
         (!patched).then_some((our_run, their_run))
     }
 

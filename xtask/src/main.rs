@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod compare_upstream;
 mod corpus;
+mod debian13;
 mod demo;
 mod dirs;
 mod fuzz;
@@ -63,6 +64,12 @@ const TASKS: &[(&str, Task, &str)] = &[
         runtime::run,
         "the Rust core in a kernel: runtime install|remove --kernel DIR [--sets], build, selftests",
     ),
+    (
+        "debian13",
+        debian13::run,
+        "Debian 13's stock kernel, patched in a Debian 13 of its own (debootstrap; needs root)",
+    ),
+    ("verify", verify::task, "the proof against kernels, as files and while they run in QEMU; live: the second part"),
     ("help", help, "print this list"),
 ];
 

@@ -38,6 +38,17 @@ enum Entry {
 
 /// Writes `klp.list` and `klp.sources` for `suite` into `dir`.
 pub fn write(suite: Suite, dir: &Path) -> Result<()> {
+    let (codename, entries) = machine()?;
+    let (list, sources) = select(&entries, &codename, suite);
+    if list.is_empty() && sources.is_empty() {
+        bail!("failed to find a source of `{codename}` in the machine's apt configuration");
+    }
+    crate::dirs::write(&dir.join("klp.list"), list)?;
+    crate::dirs::write(&dir.join("klp.sources"), sources)
+}
+
+/// The machine's suite, and its sources.
+fn machine() -> Result<(String, Vec<Entry>)> {
     let os_release = crate::dirs::read(Path::new("/etc/os-release"))?;
     let codename = codename(&os_release).context("failed to find VERSION_CODENAME in `/etc/os-release`")?;
     let mut entries = Vec::new();
@@ -53,12 +64,33 @@ pub fn write(suite: Suite, dir: &Path) -> Result<()> {
             _ => {}
         }
     }
-    let (list, sources) = select(&entries, &codename, suite);
-    if list.is_empty() && sources.is_empty() {
-        bail!("failed to find a source of `{codename}` in the machine's apt configuration");
-    }
-    crate::dirs::write(&dir.join("klp.list"), list)?;
-    crate::dirs::write(&dir.join("klp.sources"), sources)
+    Ok((codename, entries))
+}
+
+/// The machine's own archive: its address, and the keyring's file where one is named.
+pub fn mirror() -> Result<(String, Option<String>)> {
+    let (codename, entries) = machine()?;
+    find_mirror(&entries, &codename)
+        .with_context(|| format!("failed to find a source of `{codename}` in the machine's apt configuration"))
+}
+
+fn find_mirror(entries: &[Entry], codename: &str) -> Option<(String, Option<String>)> {
+    entries.iter().find_map(|entry| match entry {
+        Entry::OneLine { options, uri, suite, .. } if suite == codename => {
+            let words = options.trim().trim_matches(['[', ']']).split_whitespace();
+            let key = words.filter_map(|w| w.strip_prefix("signed-by=")).next();
+            Some((uri.clone(), key.map(str::to_owned)))
+        }
+        Entry::Deb822 { fields, suites } if suites.iter().any(|s| s == codename) => {
+            let field = |name: &str| {
+                let value = fields.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+                value.split_whitespace().next().map(str::to_owned)
+            };
+            // A key may also be given in place, on lines that follow.
+            Some((field("URIs")?, field("Signed-By").filter(|key| key.starts_with('/'))))
+        }
+        _ => None,
+    })
 }
 
 fn codename(os_release: &str) -> Option<String> {
@@ -163,6 +195,17 @@ mod tests {
             "Types: deb\nSuites: trixie-backports\nURIs: http://mirror.test/debian\nComponents: main\n\
              Signed-By:\n -----BEGIN\n .\n -----END\n\n"
         );
+    }
+
+    /// debootstrap is given the machine's mirror and keyring, and no other vendor's.
+    #[test]
+    fn mirror_of_the_machine() {
+        let found = find_mirror(&parse_deb822(DEB822), "bookworm");
+        assert_eq!(found, Some(("http://mirror.test/debian".to_owned(), None)));
+        let text = "deb http://mirror.test/node nodistro main\n\
+                    deb [signed-by=/k.gpg] http://mirror.test/debian bookworm main\n";
+        let found = find_mirror(&parse_list(text), "bookworm");
+        assert_eq!(found, Some(("http://mirror.test/debian".to_owned(), Some("/k.gpg".to_owned()))));
     }
 
     /// One-line entries keep their options; the security archive is not asked for suites it does not have.

@@ -21,6 +21,8 @@ pub fn run(args: Args<'_>) -> Result<()> {
         }
     }
     apt::install(kernel::BUILD_PACKAGES)?;
+    // For tests/payloads.rs.
+    apt::install(&["bzip2", "gzip", "lz4", "lzop", "zstd"])?;
     if long {
         // For the fixtures that are about other compilers.
         apt::install(&["clang", "gcc-aarch64-linux-gnu"])?;

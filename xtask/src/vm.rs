@@ -28,6 +28,10 @@ pub struct Guest {
     initramfs: Initramfs,
     timeout: Duration,
     counted: bool,
+    moved: bool,
+    processor: String,
+    append: String,
+    disks: Vec<PathBuf>,
 }
 
 /// What came out.
@@ -51,7 +55,41 @@ impl Guest {
         let busybox = fs::read("/bin/busybox").context("failed to read `/bin/busybox`")?;
         initramfs.program("/bin/busybox", busybox);
         initramfs.program("/init", INIT);
-        Ok(Guest { image: image.to_path_buf(), initramfs, timeout: Duration::from_secs(120), counted: false })
+        Ok(Guest {
+            image: image.to_path_buf(),
+            initramfs,
+            timeout: Duration::from_secs(120),
+            counted: false,
+            moved: false,
+            processor: "max,la57=off".to_owned(),
+            append: String::new(),
+            disks: Vec::new(),
+        })
+    }
+
+    /// The kernel moves itself to a random address, as it does everywhere but in tests.
+    pub fn moved(&mut self) -> &mut Guest {
+        self.moved = true;
+        self
+    }
+
+    /// Another processor than all that QEMU can emulate.
+    pub fn processor(&mut self, name: &str) -> &mut Guest {
+        name.clone_into(&mut self.processor);
+        self
+    }
+
+    /// Further words for the kernel's command line.
+    pub fn append(&mut self, words: &str) -> &mut Guest {
+        self.append.push(' ');
+        self.append.push_str(words);
+        self
+    }
+
+    /// A file of the host as another disk of the guest's (/dev/vda, vdb and so on, where the guest has virtio).
+    pub fn disk(&mut self, file: &Path) -> &mut Guest {
+        self.disks.push(file.to_path_buf());
+        self
     }
 
     /// The guest's clock counts its instructions, one a nanosecond: what it waits for is there at once.
@@ -84,6 +122,16 @@ impl Guest {
         Ok(self)
     }
 
+    /// Adds a program of the host with the libraries that it needs.
+    pub fn program(&mut self, path: &str, file: &Path) -> Result<&mut Guest> {
+        let sh = Shell::new()?;
+        let libraries = cmd!(sh, "ldd {file}").quiet().read().context("failed to ask for a program's libraries")?;
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            self.copy(library, Path::new(library))?;
+        }
+        self.copy(path, file)
+    }
+
     /// Adds a module, unpacked if it is shipped compressed: busybox cannot do that.
     pub fn module(&mut self, path: &str, file: &Path) -> Result<&mut Guest> {
         let sh = Shell::new()?;
@@ -114,18 +162,24 @@ impl Guest {
         let path = |name: &str| work.path().join(name);
         fs::write(path("initramfs"), self.initramfs.into_bytes()).context("failed to write the initramfs")?;
         let start = Instant::now();
+        let kaslr = if self.moved { "" } else { "nokaslr " };
+        let append =
+            format!("console=ttyS0 panic=-1 {kaslr}ignore_loglevel printk.devkmsg=on rdinit=/init{}", self.append);
+        let drives = self.disks.iter().map(|file| format!("file={},if=virtio,format=raw", file.display()));
+        let drives: Vec<String> = drives.flat_map(|drive| ["-drive".to_owned(), drive]).collect();
         // Plain emulation everywhere: the same instructions on every machine, and no rights needed.
         // setpriv: a guest does not outlive the run that started it, however that ends.
         let mut qemu = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(["-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", "2", "-m", "1024"])
+            .args(["-accel", "tcg,thread=single", "-cpu", &self.processor, "-smp", "2", "-m", "1024"])
             .args(if self.counted { &["-icount", "shift=0,sleep=off"][..] } else { &[] })
             .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-kernel"])
             .arg(&self.image)
             .arg("-initrd")
             .arg(path("initramfs"))
             .arg("-append")
-            .arg("console=ttyS0 panic=-1 nokaslr ignore_loglevel printk.devkmsg=on rdinit=/init")
+            .arg(append)
+            .args(drives)
             .arg("-serial")
             .arg(format!("file:{}", path("console").display()))
             .arg("-serial")
