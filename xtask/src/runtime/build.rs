@@ -11,72 +11,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
+use super::config::Config;
 use super::{hot, tree};
 use crate::{apt, dirs, kernel};
 
 /// What a kernel with CONFIG_RUST needs beyond a compiler: rustc with the sources of its library, and bindgen's libclang.
 const PACKAGES: &[&str] = &["rustc-web", "rust-web-src", "libclang-19-dev"];
+/// A compiler of the same LLVM as that rustc: CONFIG_RUST allows KASAN with clang only.
+const CLANG: &str = "clang-22";
 /// The bindgen that the kernel's documentation asks for or newer; not a Debian 12 package.
 const BINDGEN: &str = "0.72.1";
-
-/// How struct klp_patch looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Config {
-    /// As in mainline.
-    Stock,
-    /// With replace sets.
-    Sets,
-    /// As in mainline, in a kernel that checks locks, RCU, memory and lists.
-    Debug,
-    /// With replace sets, in such a kernel.
-    DebugSets,
-    /// As in mainline, with mainline's C core: what the Rust core is measured against.
-    C,
-}
-
-impl Config {
-    /// For paths and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Config::Stock => "stock",
-            Config::Sets => "sets",
-            Config::Debug => "debug",
-            Config::DebugSets => "debug-sets",
-            Config::C => "c",
-        }
-    }
-
-    /// What its configuration says.
-    fn fragment(self) -> Result<String> {
-        let read = |name: &str| dirs::read(&dirs::root().join("tests/kernels").join(name));
-        let base = read("runtime-7.config")?;
-        Ok(match self {
-            Config::Stock => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
-            Config::Sets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
-            Config::Debug => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n" + &read("runtime-7-debug.config")?,
-            Config::DebugSets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n" + &read("runtime-7-debug.config")?,
-            Config::C => base.replace("CONFIG_LIVEPATCH_RUST=y", "# CONFIG_LIVEPATCH_RUST is not set"),
-        })
-    }
-
-    /// Debugging changes every object, so it has a directory of its own; the others differ in little.
-    fn objdir(self) -> &'static str {
-        match self {
-            Config::Debug | Config::DebugSets => "build-debug",
-            _ => "build",
-        }
-    }
-
-    /// Whether struct klp_patch says which set it replaces.
-    pub fn has_sets(self) -> bool {
-        matches!(self, Config::Sets | Config::DebugSets)
-    }
-
-    /// Whether the kernel watches itself.
-    pub fn is_debug(self) -> bool {
-        matches!(self, Config::Debug | Config::DebugSets)
-    }
-}
 
 /// A kernel with the runtime.
 pub struct Built {
@@ -226,7 +170,12 @@ struct Make {
 
 impl Make {
     fn of(dir: &Path, config: Config) -> Result<Make> {
-        Make::prepare(dir, config.objdir(), config.name())
+        let mut make = Make::prepare(dir, config.objdir(), config.name())?;
+        if config.has_kasan() {
+            apt::install(&[CLANG])?;
+            make.variables.push(format!("CC={CLANG}"));
+        }
+        Ok(make)
     }
 
     fn prepare(dir: &Path, objdir: &str, name: &str) -> Result<Make> {
@@ -309,9 +258,9 @@ impl Make {
         }
         // What depends on CONFIG_RUST is not there to be unset.
         let asked = fragment.lines().filter(|line| with_rust || !line.contains("RUST"));
-        for option in
-            asked.filter(|line| line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE"))
-        {
+        for option in asked.filter(|line| {
+            line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE") || line.contains("KASAN")
+        }) {
             if !taken.lines().any(|line| line == option) {
                 bail!(
                     "failed to configure the kernel with {option}; `make rustavailable` in {} says why",
