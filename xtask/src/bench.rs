@@ -1,4 +1,4 @@
-//! `cargo xtask bench [OPTIONS]`: ours beside upstream's klp-build, on one tree, in one run; `bench runtime`: the Rust core beside C's.
+//! `cargo xtask bench [OPTIONS]`: ours beside upstream's klp-build, on one tree, in one run; `runtime`: the two cores.
 //!
 //! In: the built linux 7, upstream's own tree of the same source and configuration, the stock kernel. Out: BENCHMARKS.md.
 //! The floor is what no tool can do without: the unit compiled once by the kernel's own command, and a module
