@@ -49,11 +49,16 @@ pub fn build(config: Config) -> Result<Built> {
     let source = dir.join("source");
     let built = Built { image: dest.join("bzImage"), modules: dest.join("modules"), source: source.clone() };
     let pristine = kernel::source("linux-7")?;
-    let _lock = dirs::lock("runtime")?;
     let fragment = config.fragment()?;
     let stamp = stamp(&fragment)?;
     let done = dest.join("stamp");
-    if dirs::read(&done).ok().as_deref() == Some(stamp.as_str()) {
+    let is_done = || dirs::read(&done).ok().as_deref() == Some(stamp.as_str());
+    // What is there can be used while another kernel is built.
+    if is_done() {
+        return Ok(built);
+    }
+    let _lock = dirs::lock("runtime")?;
+    if is_done() {
         return Ok(built);
     }
     let make = Make::of(&dir, config)?;
@@ -62,6 +67,7 @@ pub fn build(config: Config) -> Result<Built> {
     if config != Config::C {
         hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
     }
+    fs::remove_file(&done).ok();
     dirs::create(&built.modules)?;
     copy(&make.objdir.join("arch/x86/boot/bzImage"), &built.image)?;
     copy(&make.objdir.join(".config"), &dest.join("config"))?;
