@@ -11,6 +11,7 @@ D=test_klp_set_d
 TARGET=test_klp_set_target
 TARGET_MOD=test_klp_mod_target
 BUSY=test_klp_set_busy
+HELD=test_klp_set_held
 BUSY_MOD=test_klp_callbacks_busy
 
 # shows FILE NAME: the /proc file is the one of that patch, or the kernel's own with "original".

@@ -72,7 +72,12 @@ load_lp $B1
 load_mod $BUSY_MOD block_transition=Y
 load_lp_nowait $BUSY
 wait_transition $BUSY 1 "no transition"
-grep -q "busymod_work_func" "$SYSFS_DEBUG_DIR/livepatch/blockers" || die "the blocking task is not listed"
+# Number, name, for how long, where.
+sleep 3
+seconds=$(sed -n 's/^[0-9][0-9]* kworker[^ ]* \([0-9][0-9]*\)s in busymod_work_func$/\1/p' \
+	"$SYSFS_DEBUG_DIR/livepatch/blockers")
+[[ -n "$seconds" ]] || die "the blocking task is not listed"
+(( seconds >= 2 && seconds <= 60 )) || die "it has blocked for $seconds s"
 shows meminfo $B1
 disable_lp $BUSY
 unload_lp $BUSY

@@ -78,6 +78,67 @@ $(unpatching $A2 101 102)
 % rmmod $A2"
 
 
+start_test "a downgrade: an older version of a set replaces the newer one"
+
+load_lp $A1
+load_lp $B2
+load_lp $B1
+wait_replaced $B2
+shows meminfo $B1
+shows uptime original
+shows cmdline $A1
+order $A1 $B1
+unload_lp $B2
+disable_lp $B1
+unload_lp $B1
+disable_lp $A1
+unload_lp $A1
+
+check_result "$(insmod_line $A1)
+$(patching $A1 101)
+$(insmod_line $B2)
+$(patching $B2)
+$(insmod_line $B1)
+$(patching $B1)
+% rmmod $B2
+$(unpatching $B1)
+% rmmod $B1
+$(unpatching $A1 101)
+% rmmod $A1"
+
+
+start_test "files of sysfs"
+
+load_lp $A1
+load_lp $TARGET
+check_sysfs_rights $A1 "" "drwxr-xr-x"
+check_sysfs_rights $A1 enabled "-rw-r--r--"
+check_sysfs_rights $A1 force "--w-------"
+for file in transition replace replace_set stack_order vmlinux/patched; do
+	check_sysfs_rights $A1 $file "-r--r--r--"
+done
+check_sysfs_value $A1 enabled 1
+check_sysfs_value $A1 transition 0
+check_sysfs_value $A1 vmlinux/patched 1
+check_sysfs_value $TARGET replace_set 6
+check_sysfs_value $TARGET stack_order 2
+check_sysfs_value $TARGET $TARGET_MOD/patched 0
+disable_lp $A1
+check_sysfs_value $TARGET stack_order 1
+unload_lp $A1
+disable_lp $TARGET
+unload_lp $TARGET
+
+check_result "$(insmod_line $A1)
+$(patching $A1 101)
+$(insmod_line $TARGET)
+$(patching $TARGET)
+$(unpatching $A1 101)
+% rmmod $A1
+$(unpatching $TARGET)
+% rmmod $TARGET"
+
+
 start_test "a function of another set is refused"
 
 load_lp $B1

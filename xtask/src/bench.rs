@@ -1,4 +1,4 @@
-//! `cargo xtask bench [--runs N] [--first] [--only ROW]`: ours beside upstream's klp-build, on one tree, in one run.
+//! `cargo xtask bench [OPTIONS]`: ours beside upstream's klp-build, on one tree, in one run; `runtime`: the two cores.
 //!
 //! In: the built linux 7, upstream's own tree of the same source and configuration, the stock kernel. Out: BENCHMARKS.md.
 //! The floor is what no tool can do without: the unit compiled once by the kernel's own command, and a module
@@ -44,6 +44,9 @@ struct Bench {
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
+    if args == ["runtime"] {
+        return crate::runtime::run(&["bench".to_owned()]);
+    }
     let (mut runs, mut first, mut only) = (5, false, None);
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -51,7 +54,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
             "--runs" => runs = words.next().and_then(|n| n.parse().ok()).context("`--runs` needs a number")?,
             "--first" => first = true,
             "--only" => only = Some(words.next().context("`--only` needs a part of a row's name")?.clone()),
-            _ => bail!("usage: cargo xtask bench [--runs N] [--first] [--only ROW]"),
+            _ => bail!("usage: cargo xtask bench [--runs N] [--first] [--only ROW] | bench runtime"),
         }
     }
     apt::install(kernel::BUILD_PACKAGES)?;

@@ -11,7 +11,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use klp_engine::{Phase, Scope};
+use klp_engine::{Phase, Scope, Side, Stuck};
 use sim::*;
 
 /// A step of the small world.
@@ -106,6 +106,36 @@ fn ends(world: &World) {
     check(&world);
 }
 
+/// The tasks that are said to hold the transition up are those that the next round leaves behind, and they are where they
+/// are said to be.
+fn blockers_are_told(world: &World) {
+    let sim = Sim::quiet(world.clone());
+    let mut told = Vec::new();
+    sim.engine(|e| {
+        e.blockers(&mut |task, why| {
+            let Stuck::On(func) = why else { panic!("{task:?} is stuck for another reason: {why:?}") };
+            told.push((task, func));
+        });
+    });
+    assert_eq!(sim.world.borrow().clone(), *world, "a look at a transition changes it");
+    let Phase::Moving(moving) = world.phase else {
+        assert!(told.is_empty(), "tasks hold up what is not there");
+        return;
+    };
+    assert!(told.iter().all(|&(_, func)| world.func(func).patch == moving.patch), "{told:?} is not of {moving:?}");
+    sim.engine(|e| e.retry());
+    let after = sim.world.into_inner();
+    let mut left: Vec<Task> = Vec::new();
+    if let Phase::Moving(_) = after.phase {
+        let goal = moving.goal == Side::New;
+        left.extend(
+            (0..after.tasks.len()).map(Task).filter(|t| after.tasks[t.0].alive && after.tasks[t.0].side != Some(goal)),
+        );
+    }
+    told.sort_by_key(|(task, _)| task.0);
+    assert_eq!(told.iter().map(|&(task, _)| task).collect::<Vec<_>>(), left, "{world:#?}");
+}
+
 fn explore(start: World) -> (usize, usize) {
     let patches: Vec<Patch> = (0..start.patches.len()).map(Patch).collect();
     let modules: Vec<Module> = (0..start.modules.len()).map(Module).collect();
@@ -138,6 +168,7 @@ fn explore(start: World) -> (usize, usize) {
             if seen.insert(hasher.finish()) {
                 check(&next);
                 ends(&next);
+                blockers_are_told(&next);
                 queue.push_back(next);
             }
         }

@@ -12,6 +12,8 @@ use kernel::prelude::*;
 
 type Attr = bindings::kobj_attribute;
 
+const NANOSECONDS: u64 = 1_000_000_000;
+
 static STARTED: AtomicU64 = AtomicU64::new(0);
 
 /// Tasks have been asked to switch.
@@ -139,14 +141,19 @@ unsafe extern "C" fn klp_rust_release_func(kobj: *mut bindings::kobject) {
     }
 }
 
-/// Lists the tasks that hold the transition up: number, name, seconds since it started, where it is.
+/// Lists the tasks that hold the transition up: number, name, for how many seconds, where it is.
 #[export]
 unsafe extern "C" fn klp_rust_blockers(m: *mut bindings::seq_file) {
     let lock = Lock::take();
     // SAFETY: reads the clock.
-    let seconds = unsafe { bindings::klp_glue_seconds() }.wrapping_sub(STARTED.load(Ordering::Relaxed));
+    let now = unsafe { bindings::klp_glue_seconds() };
+    let started = STARTED.load(Ordering::Relaxed);
     lock.engine().blockers(&mut |task: Task, why| {
         let (kind, func, _) = messages::reason(why);
+        // SAFETY: the task is alive for the call; set once, before it runs.
+        let born = unsafe { (*task.ptr()).start_time } / NANOSECONDS;
+        // A task that was forked later has held nothing up before. Its clock is finer: it may seem to be born after now.
+        let seconds = now.saturating_sub(started.max(born));
         // SAFETY: the task is alive for the call; the name is zero-terminated or null.
         unsafe { bindings::klp_glue_show_blocker(m, task.ptr(), kind, func, seconds) };
     });

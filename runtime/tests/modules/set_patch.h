@@ -18,6 +18,9 @@ static unsigned int set = SET;
 module_param(set, uint, 0444);
 static int state_ret;
 module_param(state_ret, int, 0444);
+/* The state that state_ret is about; 0 for all. */
+static unsigned long fail_state;
+module_param(fail_state, ulong, 0444);
 
 /* How long a reader sleeps in the replacement, in milliseconds. */
 #ifndef PAUSE
@@ -34,10 +37,12 @@ static int livepatch_proc_show(struct seq_file *m, void *v)
 
 static __maybe_unused int state_pre_patch(struct klp_patch *patch, struct klp_state *state)
 {
+	int ret = !fail_state || fail_state == state->id ? state_ret : 0;
+
 	pr_info("state %lu: pre_patch\n", state->id);
-	if (!state_ret)
+	if (!ret)
 		klp_shadow_get_or_alloc(&klp_enable_patch, state->id, 8, GFP_KERNEL, NULL, NULL);
-	return state_ret;
+	return ret;
 }
 
 static __maybe_unused void state_post_patch(struct klp_patch *patch, struct klp_state *state)

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::build::{self, Config};
+use super::build;
+use super::config::Config;
 use crate::initramfs::Initramfs;
 use crate::{dirs, vm};
 

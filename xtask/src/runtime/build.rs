@@ -11,72 +11,16 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
+use super::config::Config;
 use super::{hot, tree};
 use crate::{apt, dirs, kernel};
 
 /// What a kernel with CONFIG_RUST needs beyond a compiler: rustc with the sources of its library, and bindgen's libclang.
 const PACKAGES: &[&str] = &["rustc-web", "rust-web-src", "libclang-19-dev"];
+/// A compiler of the same LLVM as that rustc: CONFIG_RUST allows KASAN with clang only.
+const CLANG: &str = "clang-22";
 /// The bindgen that the kernel's documentation asks for or newer; not a Debian 12 package.
 const BINDGEN: &str = "0.72.1";
-
-/// How struct klp_patch looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Config {
-    /// As in mainline.
-    Stock,
-    /// With replace sets.
-    Sets,
-    /// As in mainline, in a kernel that checks locks, RCU, memory and lists.
-    Debug,
-    /// With replace sets, in such a kernel.
-    DebugSets,
-    /// As in mainline, with mainline's C core: what the Rust core is measured against.
-    C,
-}
-
-impl Config {
-    /// For paths and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Config::Stock => "stock",
-            Config::Sets => "sets",
-            Config::Debug => "debug",
-            Config::DebugSets => "debug-sets",
-            Config::C => "c",
-        }
-    }
-
-    /// What its configuration says.
-    fn fragment(self) -> Result<String> {
-        let read = |name: &str| dirs::read(&dirs::root().join("tests/kernels").join(name));
-        let base = read("runtime-7.config")?;
-        Ok(match self {
-            Config::Stock => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n",
-            Config::Sets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n",
-            Config::Debug => base + "# CONFIG_LIVEPATCH_REPLACE_SET is not set\n" + &read("runtime-7-debug.config")?,
-            Config::DebugSets => base + "CONFIG_LIVEPATCH_REPLACE_SET=y\n" + &read("runtime-7-debug.config")?,
-            Config::C => base.replace("CONFIG_LIVEPATCH_RUST=y", "# CONFIG_LIVEPATCH_RUST is not set"),
-        })
-    }
-
-    /// Debugging changes every object, so it has a directory of its own; the others differ in little.
-    fn objdir(self) -> &'static str {
-        match self {
-            Config::Debug | Config::DebugSets => "build-debug",
-            _ => "build",
-        }
-    }
-
-    /// Whether struct klp_patch says which set it replaces.
-    pub fn has_sets(self) -> bool {
-        matches!(self, Config::Sets | Config::DebugSets)
-    }
-
-    /// Whether the kernel watches itself.
-    pub fn is_debug(self) -> bool {
-        matches!(self, Config::Debug | Config::DebugSets)
-    }
-}
 
 /// A kernel with the runtime.
 pub struct Built {
@@ -105,11 +49,16 @@ pub fn build(config: Config) -> Result<Built> {
     let source = dir.join("source");
     let built = Built { image: dest.join("bzImage"), modules: dest.join("modules"), source: source.clone() };
     let pristine = kernel::source("linux-7")?;
-    let _lock = dirs::lock("runtime")?;
     let fragment = config.fragment()?;
     let stamp = stamp(&fragment)?;
     let done = dest.join("stamp");
-    if dirs::read(&done).ok().as_deref() == Some(stamp.as_str()) {
+    let is_done = || dirs::read(&done).ok().as_deref() == Some(stamp.as_str());
+    // What is there can be used while another kernel is built.
+    if is_done() {
+        return Ok(built);
+    }
+    let _lock = dirs::lock("runtime")?;
+    if is_done() {
         return Ok(built);
     }
     let make = Make::of(&dir, config)?;
@@ -118,6 +67,7 @@ pub fn build(config: Config) -> Result<Built> {
     if config != Config::C {
         hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
     }
+    fs::remove_file(&done).ok();
     dirs::create(&built.modules)?;
     copy(&make.objdir.join("arch/x86/boot/bzImage"), &built.image)?;
     copy(&make.objdir.join(".config"), &dest.join("config"))?;
@@ -226,7 +176,12 @@ struct Make {
 
 impl Make {
     fn of(dir: &Path, config: Config) -> Result<Make> {
-        Make::prepare(dir, config.objdir(), config.name())
+        let mut make = Make::prepare(dir, config.objdir(), config.name())?;
+        if config.has_kasan() {
+            apt::install(&[CLANG])?;
+            make.variables.push(format!("CC={CLANG}"));
+        }
+        Ok(make)
     }
 
     fn prepare(dir: &Path, objdir: &str, name: &str) -> Result<Make> {
@@ -309,9 +264,9 @@ impl Make {
         }
         // What depends on CONFIG_RUST is not there to be unset.
         let asked = fragment.lines().filter(|line| with_rust || !line.contains("RUST"));
-        for option in
-            asked.filter(|line| line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE"))
-        {
+        for option in asked.filter(|line| {
+            line.contains("LIVEPATCH") || line.contains("RUST=y") || line.contains("PROVE") || line.contains("KASAN")
+        }) {
             if !taken.lines().any(|line| line == option) {
                 bail!(
                     "failed to configure the kernel with {option}; `make rustavailable` in {} says why",

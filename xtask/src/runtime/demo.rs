@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::build::{self, Config};
+use super::build;
+use super::config::Config;
 use crate::guest::{CASE, alarms};
 use crate::vm::Guest;
 use crate::{build as tool, dirs};
@@ -38,7 +39,8 @@ pub fn run() -> Result<()> {
     let mut modules = Vec::new();
     for (name, set, patch) in LIVEPATCHES {
         println!("* klp-build -s {set} -o {name}.ko examples/{patch}");
-        modules.push(livepatch(&klp_build, &built.source, &objdir, &dir, (name, set, patch))?);
+        let patch = dirs::root().join("examples").join(patch);
+        modules.push(livepatch(&klp_build, &built.source, &objdir, &dir.join(format!("{name}.ko")), set, &patch)?);
     }
     println!("* boot the kernel with the runtime, load, replace, look");
     let mut guest = Guest::new(&built.image)?;
@@ -74,27 +76,28 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn livepatch(
+/// Makes a livepatch of a set from a source patch.
+pub fn livepatch(
     klp_build: &Path,
     source: &Path,
     objdir: &Path,
-    dir: &Path,
-    (name, set, patch): (&str, &str, &str),
+    module: &Path,
+    set: &str,
+    patch: &Path,
 ) -> Result<PathBuf> {
-    let module = dir.join(format!("{name}.ko"));
-    std::fs::remove_file(&module).ok();
+    std::fs::remove_file(module).ok();
     let status = Command::new(klp_build)
         .args(["--replace-set", set, "--kernel"])
         .arg(source)
         .arg("--objdir")
         .arg(objdir)
         .arg("--output")
-        .arg(&module)
-        .arg(dirs::root().join("examples").join(patch))
+        .arg(module)
+        .arg(patch)
         .status()
         .context("failed to run `klp-build`")?;
-    ensure!(status.success() && module.exists(), "failed to build `{name}`: {status}");
-    Ok(module)
+    ensure!(status.success() && module.exists(), "failed to build `{}`: {status}", module.display());
+    Ok(module.to_path_buf())
 }
 
 /// What each part must show: (version changed, label of meminfo, livepatches in sysfs).

@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::build::{self, Built, Config};
+use super::build::{self, Built};
+use super::config::Config;
 use crate::vm::{self, Guest};
 use crate::{apt, dirs};
 
@@ -121,9 +122,10 @@ fn splats(console: &str) -> Vec<String> {
 }
 
 fn scripts(built: &Built, config: Config) -> Result<Vec<(String, PathBuf)>> {
-    let dir = match config {
-        Config::Stock | Config::Debug | Config::C => built.source.join("tools/testing/selftests/livepatch"),
-        Config::Sets | Config::DebugSets => dirs::root().join("runtime/tests"),
+    let dir = if config.has_sets() {
+        dirs::root().join("runtime/tests")
+    } else {
+        built.source.join("tools/testing/selftests/livepatch")
     };
     let entries = fs::read_dir(&dir).with_context(|| format!("failed to read `{}`", dir.display()))?;
     let mut scripts: Vec<(String, PathBuf)> = entries
@@ -190,7 +192,7 @@ fn guest(built: &Built, config: Config, scripts: &[(String, PathBuf)]) -> Result
          mkdir -p /lib/modules/$(uname -r)/build\n\
          cd /selftests\n",
     );
-    if config.is_debug() {
+    if config.has_kmemleak() {
         // What was allocated before the scripts is not theirs.
         script += "echo scan > /sys/kernel/debug/kmemleak; echo clear > /sys/kernel/debug/kmemleak\n";
     }
@@ -208,7 +210,7 @@ fn guest(built: &Built, config: Config, scripts: &[(String, PathBuf)]) -> Result
              echo \"@@result {name} $status $(( $(date +%s) - start ))\"\n"
         );
     }
-    if config.is_debug() {
+    if config.has_kmemleak() {
         // Twice: memory counts as leaked when it is old and two scans have missed it.
         script += "sleep 6; echo scan > /sys/kernel/debug/kmemleak; sleep 6; echo scan > /sys/kernel/debug/kmemleak\n\
                    echo @@leaks; cat /sys/kernel/debug/kmemleak\n";

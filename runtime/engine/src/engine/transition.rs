@@ -235,13 +235,7 @@ impl<P: Platform> Engine<P> {
             return false;
         }
         let outcome = p.inspect(task, &mut |addresses| {
-            p.read_ranges(|table| match table {
-                None => Err(Stuck::Unreliable),
-                Some(table) => match addresses.iter().find_map(|&address| find(table, address)) {
-                    Some(func) => Err(Stuck::On(func)),
-                    None => Ok(()),
-                },
-            })?;
+            self.check(addresses)?;
             p.clear_pending(task);
             p.set_side(task, goal);
             Ok(())
@@ -253,6 +247,17 @@ impl<P: Platform> Engine<P> {
                 false
             }
         }
+    }
+
+    /// Whether a task with these return addresses may switch.
+    fn check(&self, addresses: &[usize]) -> Result<(), Stuck<P::Func>> {
+        self.platform.read_ranges(|table| match table {
+            None => Err(Stuck::Unreliable),
+            Some(table) => match addresses.iter().find_map(|&address| find(table, address)) {
+                Some(func) => Err(Stuck::On(func)),
+                None => Ok(()),
+            },
+        })
     }
 
     /// The running task is about to sleep. No lock; preemption is off.
@@ -269,18 +274,18 @@ impl<P: Platform> Engine<P> {
     pub fn blockers(&self, f: &mut dyn FnMut(P::Task, Stuck<P::Func>)) {
         let p = &self.platform;
         let Some(moving) = self.moving() else { return };
-        p.visit_tasks(&mut |task| {
+        let mut look = |task| {
             if p.side(task) == Some(moving.goal) {
                 return;
             }
-            let look = p.inspect(task, &mut |addresses| {
-                p.read_ranges(|table| {
-                    let hit = table.and_then(|t| addresses.iter().find_map(|&address| find(t, address)));
-                    hit.map_or(Ok(()), |func| Err(Stuck::On(func)))
-                })
-            });
-            if let Err(why) = look {
+            if let Err(why) = p.inspect(task, &mut |addresses| self.check(addresses)) {
                 f(task, why);
+            }
+        };
+        p.visit_tasks(&mut look);
+        p.each_idle(&mut |idle| {
+            if idle.online {
+                look(idle.task);
             }
         });
     }
