@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The rules of replace sets, with livepatches made by klp-build: /klp-slow.ko and /klp-meminfo.ko are two versions of set 2,
-# /klp-version.ko is set 1, /klp-apart.ko modifies what /klp-meminfo.ko does and is set 3, /klp-state.ko has its state and is set 4,
-# /klp-refused.ko is set 5. Sourced after case.sh, which has load and unload. The first line that fails ends it.
+# /klp-version.ko is set 1, /klp-apart.ko modifies what /klp-meminfo.ko does and is set 3, /klp-state.ko has its state and
+# is set 4, /klp-refused.ko is set 5. Sourced after case.sh, which has load and unload. The first line that fails ends it.
 
 KLP=/sys/kernel/livepatch
 
@@ -11,9 +11,15 @@ shows() { grep -q "$2" "/proc/$1" || fail "/proc/$1 does not show '$2'"; }
 original() { ! grep -q -e livepatched -e slow -e MemUsable "/proc/$1" || fail "/proc/$1 is not the original"; }
 # said COUNT TEXT: so often in the log since the last mark.
 mark() { mark=$((${mark:-0} + 1)); echo "rules: mark $mark" > /dev/kmsg; }
-said() { is "$(dmesg | sed "1,/rules: mark $mark\$/d" | grep -cF "$2")" "$1" "the log on '$2'"; }
-# refuses FILE: does not load.
-refuses() { ! insmod "$1" 2> /tmp/error || fail "$1 was loaded"; [ ! -d "$KLP/$(module_name "$1")" ] || fail "$1 is in sysfs"; }
+count() { dmesg | sed "1,/rules: mark $mark\$/d" | grep -cF "$1"; }
+said() { is "$(count "$2")" "$1" "the log on '$2'"; }
+# refuses FILE TEXT: does not load, and the log says why. busybox tries twice, by file and by memory.
+refuses() {
+    mark
+    ! insmod "$1" 2> /tmp/error || fail "$1 was loaded"
+    [ ! -d "$KLP/$(module_name "$1")" ] || fail "$1 is in sysfs"
+    [ "$(count "$2")" -ge 1 ] || fail "the log does not say '$2'"
+}
 
 mark
 load /klp-version.ko && load /klp-slow.ko || fail "two sets"
@@ -55,24 +61,19 @@ said 0 "state 501 ends"
 said 0 "shadow variable freed"
 echo "rule 1, a set replaces its own; rule 5, a state is handed on: ok"
 
-mark
-refuses /klp-apart.ko
-said 1 "patch 'klp_apart' (set 3) modifies function 'meminfo_proc_show,1' of 'vmlinux', which patch 'klp_meminfo' (set 2) modifies"
-refuses /klp-state.ko
-said 1 "patch 'klp_state' (set 4) has state 501, which patch 'klp_meminfo' (set 2) has"
-refuses /klp-slow.ko
-said 1 "patch 'klp_slow' cannot take over state 501 of patch 'klp_meminfo'"
+refuses /klp-apart.ko "patch 'klp_apart' (set 3) modifies function 'meminfo_proc_show,1' of 'vmlinux', which patch 'klp_meminfo' (set 2)"
+refuses /klp-state.ko "patch 'klp_state' (set 4) has state 501, which patch 'klp_meminfo' (set 2) has"
+refuses /klp-slow.ko "patch 'klp_slow' cannot take over state 501 of patch 'klp_meminfo'"
 original cmdline
 shows meminfo MemUsable
 echo "rule 2, sets have nothing in common: ok"
 
-mark
-refuses /klp-refused.ko
+refuses /klp-refused.ko "pre-patch callback failed for state 602 of patch 'klp_refused'"
 original cmdline
-said 1 "state 601 begins"
-said 1 "pre-patch callback failed for state 602"
-said 1 "state 601 ends"
-said 1 "shadow variable freed"
+begins=$(count "state 601 begins")
+[ "$begins" -ge 1 ] || fail "the first state was not there"
+said "$begins" "state 601 ends"
+said "$begins" "shadow variable freed"
 echo "rule 5, a failing callback takes the others back: ok"
 
 mark
