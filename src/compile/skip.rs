@@ -76,15 +76,18 @@ impl<'a> Skip<'a> {
         unit.deps.iter().map(|dep| self.tree.source.join(dep)).chain([config]).collect()
     }
 
-    /// The functions that the patch changes for this unit; `None` when it changes more than bodies.
+    /// The functions that the patch changes for this unit; `None` when it changes more than bodies, or nothing that the unit reads.
     fn changed(&self, unit: &Unit) -> Option<BTreeSet<&[u8]>> {
         let mut names = BTreeSet::new();
+        let mut reads = false;
         for dep in unit.deps.iter().chain([&unit.source]) {
             if let Some(bodies) = self.bodies.get(dep.as_path()) {
                 names.extend(bodies.as_ref()?.keys().map(Vec::as_slice));
+                reads = true;
             }
         }
-        Some(names)
+        // A unit that is here for another reason than what its records say is not to be judged by them.
+        reads.then_some(names)
     }
 
     /// Whether the unit's code is known not to differ.
