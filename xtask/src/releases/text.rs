@@ -47,19 +47,22 @@ impl Change {
 
     fn new(diff: String, old: &str, new: &str) -> Change {
         let mut change = Change::default();
-        let (before, after) = (names(old), names(new));
+        let (old, new) = (code(old), code(new));
+        let (before, after) = (names(&old), names(&new));
         for line in diff.lines().filter(|l| !l.starts_with("+++ ") && !l.starts_with("--- ")) {
             let Some((sign, text)) = line.split_at_checked(1).filter(|(s, _)| matches!(*s, "+" | "-")) else {
                 continue;
             };
-            let found = names(text).into_iter();
+            // A line of a diff does not tell whether it is inside a comment: its side's whole text does.
+            let (here, there) = if sign == "+" { (&after, &before) } else { (&before, &after) };
+            let found = names(text).into_iter().filter(|n| here.contains(n) && !there.contains(n)).map(str::to_owned);
             if sign == "+" {
-                change.fresh.extend(found.filter(|n| !before.contains(n)).map(str::to_owned));
+                change.fresh.extend(found);
                 change.includes.extend(include(text).map(str::to_owned));
             } else {
-                change.gone.extend(found.filter(|n| !after.contains(n)).map(str::to_owned));
+                change.gone.extend(found);
             }
-            let calls = calls(text);
+            let calls: Vec<&str> = calls(text).into_iter().filter(|n| here.contains(n)).collect();
             if text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '#')) {
                 change.declared.extend(calls.first().map(|n| (*n).to_owned()));
             }
@@ -88,6 +91,41 @@ impl Change {
     fn loses(&self, file: &Change) -> bool {
         self.gone.iter().any(|n| n.len() > 2 && file.gone.contains(n))
     }
+}
+
+/// The text without its comments and without what is in quotes: their words are no names.
+fn code(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['/', '"', '\'']) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let end = match rest.as_bytes() {
+            [b'/', b'*', ..] => rest[2..].find("*/").map(|i| i + 4),
+            [b'/', b'/', ..] => rest.find('\n'),
+            [b'/', ..] => Some(1),
+            [quote, ..] => quoted(rest, *quote),
+            [] => None,
+        };
+        out.push(' ');
+        rest = &rest[end.unwrap_or(rest.len())..];
+    }
+    out + rest
+}
+
+/// Where the literal that `text` begins with ends; at the end of its line if it is none.
+fn quoted(text: &str, quote: u8) -> Option<usize> {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            b'\n' if !escaped => return Some(at),
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            _ if byte == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// All identifiers.
@@ -135,6 +173,16 @@ mod tests {
         assert!(change("", "int get_locked(int);\n").belongs_to(&file));
         assert!(change("int get(int);\n", "int get(int, int);\n").belongs_to(&file));
         assert!(!change("int put(int);\n", "int put(int, int);\n").belongs_to(&file));
+    }
+
+    /// Words of comments and strings are no names: two changes that both speak of "kernel pages" have nothing to do with
+    /// each other.
+    #[test]
+    fn words_of_comments_are_no_names() {
+        let file = change("", "/*\n * counts kernel pages\n */\n\tfill(\"pages (now)\");\n");
+        assert_eq!(file.fresh, ["fill".to_owned()].into());
+        assert!(!change("int n;\n", "int n;\t/* pages(x) of a kernel */\n").belongs_to(&file));
+        assert_eq!(code("a /* b\n */ '\"' c // d\ne \"f \\\" g\" h / i"), "a     c  \ne   h   i");
     }
 
     /// A prototype's change takes its definition and its callers along; a name that only both mention does not.
