@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::dirs;
+use crate::{dirs, kernels};
 use crate::report::{ByObject, Report, show};
-
-/// The kernel that every patch of the corpus is made for.
-const MAIN_KERNEL: &str = "linux-7";
 
 /// What klp-build must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -131,8 +128,9 @@ impl Entry {
 
 /// The patches for one kernel.
 pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
-    let all = read()?;
-    Ok(all.into_iter().filter(|i| name == MAIN_KERNEL || i.entry.also.iter().any(|k| k == name)).collect())
+    let (_, kernel) = kernels::find(name)?;
+    let takes = |item: &Item| kernel.takes(&item.name, item.entry.also.iter().any(|also| also == name));
+    Ok(read()?.into_iter().filter(takes).collect())
 }
 
 /// The whole corpus, in order.
@@ -168,8 +166,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, Entry>> {
         if !says_something {
             bail!("`[{name}]` expects nothing that could be wrong");
         }
-        if let Some(kernel) = entry.also.iter().find(|k| !crate::kernels::names().contains(&k.as_str())) {
-            bail!("`[{name}]` names a kernel `{kernel}` that is not in the kernels table");
+        if let Some(kernel) = entry.also.iter().find(|k| !kernels::names().contains(&k.as_str())) {
+            bail!("`[{name}]` names a kernel `{kernel}` that is not in tests/kernels.toml");
         }
     }
     Ok(entries)

@@ -1,4 +1,4 @@
-//! `cargo xtask kernel NAME`: from a line of the kernels table to a kernel on disk, with its paths.
+//! `cargo xtask kernel NAME`: from an entry of tests/kernels.toml to a kernel on disk, with its paths.
 //!
 //! A built kernel is complete when the file beside its build directory says which configuration and source
 //! made it; an unpacked one when it has its final name. What is complete is never touched again.
@@ -12,7 +12,7 @@ use xshell::{Shell, cmd};
 
 use crate::apt::{self, Apt};
 use crate::dirs;
-use crate::kernels::{KERNELS, Kind, Spec, names};
+use crate::kernels::{self, Kind, names};
 use crate::sources::Suite;
 use crate::{Args, guest};
 
@@ -31,6 +31,7 @@ pub const BUILD_PACKAGES: &[&str] = &[
     "python3",
     "kmod",
     "xz-utils",
+    "zstd",
     "binutils",
 ];
 
@@ -102,31 +103,32 @@ pub fn run(args: Args<'_>) -> Result<()> {
 
 /// Makes the kernel `name` if it is not there yet; `refresh` asks apt for a newer point release.
 pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
-    let spec = KERNELS.iter().find(|k| k.name == name);
-    let spec = spec.with_context(|| format!("no kernel `{name}`; there are {}", names().join(", ")))?;
-    match spec.kind {
+    let (name, spec) = kernels::find(name)?;
+    match spec.kind() {
         Kind::Built { source, suite, config } => {
             let source = unpack_source(source, suite, refresh)?;
             let version =
                 dirs::read(&source.with_extension(version_suffix(&source.to_string_lossy()))).unwrap_or_default();
+            let folder = dirs::root().join("tests/kernels");
             build(&Plan {
-                name: spec.name,
+                name,
                 base: "tinyconfig",
-                fragment: &dirs::root().join("tests/kernels").join(config),
+                fragments: &config.iter().map(|file| folder.join(file)).collect::<Vec<_>>(),
                 source: &source,
                 version: version.trim(),
-                objdir: &dirs::dev_cache()?.join("build").join(spec.name),
+                objdir: &dirs::dev_cache()?.join("build").join(name),
             })
         }
-        Kind::Stock { image, headers, source } => stock(spec, image, headers, source, refresh),
+        Kind::Stock { image, headers, source } => stock(name, image, headers, source, refresh),
+        Kind::Task => bail!("the kernel `{name}` is made by `cargo xtask {}`", spec.when),
     }
 }
 
 /// The unpacked source of a kernel that is built from one; nothing may be written there.
 pub fn source(name: &str) -> Result<PathBuf> {
-    match KERNELS.iter().find(|k| k.name == name).map(|k| k.kind) {
-        Some(Kind::Built { source, suite, .. }) => unpack_source(source, suite, false),
-        _ => bail!("no kernel `{name}` that is built from source"),
+    match kernels::find(name)?.1.kind() {
+        Kind::Built { source, suite, .. } => unpack_source(source, suite, false),
+        _ => bail!("the kernel `{name}` is not built from source"),
     }
 }
 
@@ -174,8 +176,8 @@ pub struct Plan<'a> {
     pub name: &'a str,
     /// The configuration that the fragment is merged over: a target of the kernel's Makefile.
     pub base: &'a str,
-    /// Options that win over the base.
-    pub fragment: &'a Path,
+    /// Files of options: each wins over those before it, and over the base.
+    pub fragments: &'a [PathBuf],
     /// Source tree.
     pub source: &'a Path,
     /// Which source it is; another one makes another build.
@@ -190,14 +192,15 @@ pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
     let beside = objdir.file_name().context("failed to name a build directory")?.to_string_lossy().into_owned();
     let done = objdir.with_file_name(format!("{beside}.complete"));
     let _lock = dirs::lock(&format!("build-{}", plan.name))?;
-    let wanted = dirs::read(plan.fragment)?;
+    let fragments = plan.fragments.iter().map(|file| dirs::read(file)).collect::<Result<Vec<_>>>()?;
+    let wanted = fragments.into_iter().reduce(|all, next| merge(&all, &next)).unwrap_or_default();
     let stamp = format!("{}\n{wanted}", plan.version);
     if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(objdir, &done, &wanted) {
         apt::install(BUILD_PACKAGES)?;
         configure_and_make(plan, &objdir.with_file_name(format!("{beside}.log")), &wanted)?;
         let missing = not_taken(&wanted, &dirs::read(&objdir.join(".config"))?);
         if !missing.is_empty() {
-            eprintln!("warning: {} does not take from {}: {}", plan.name, plan.fragment.display(), missing.join(" "));
+            eprintln!("warning: {} does not take from its configuration: {}", plan.name, missing.join(" "));
         }
     }
     dirs::write(&done, stamp)?;
@@ -296,9 +299,9 @@ fn built_by_hand(objdir: &Path, done: &Path, fragment: &str) -> bool {
 }
 
 /// Downloads the packages of a distribution's kernel and unpacks them under one root, all of one version.
-fn stock(spec: &Spec, image: &str, headers: &str, source: &str, refresh: bool) -> Result<Kernel> {
+fn stock(name: &str, image: &str, headers: &str, source: &str, refresh: bool) -> Result<Kernel> {
     apt::install(&[BUILD_PACKAGES, &["pahole"]].concat())?;
-    let dir = dirs::dev_cache()?.join(spec.name);
+    let dir = dirs::dev_cache()?.join(name);
     let dest = dir.join("root");
     let release_file = dest.join("release");
     if refresh && dest.exists() {

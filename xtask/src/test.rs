@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, many, matrix, mutate, runtime, tidy, verify, vm};
+use crate::{Args, apt, dirs, kernel, kernels, many, matrix, mutate, runtime, tidy, verify, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -41,9 +41,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let mut score = matrix::Score::default();
     if !quick {
         apt::install(vm::PACKAGES)?;
-        // The slow one is a kernel build of several minutes more for the same code paths.
-        let slow: &[&str] = if long { &["linux-6.12"] } else { &[] };
-        for name in ["linux-7", "debian-6.12", "debian-6.1"].iter().chain(slow) {
+        for name in kernels::tested(long)? {
             match matrix::run(name, &only) {
                 Ok(part) => score.add(&part),
                 Err(error) => {

@@ -32,7 +32,7 @@ struct Options {
     package: String,
     from: Option<String>,
     to: Option<String>,
-    /// Take the fixes back from this kernel of the kernels table, which has them, instead of building the older release.
+    /// Take the fixes back from this kernel of tests/kernels.toml, which has them, instead of building the older release.
     back: Option<String>,
     count: usize,
     seed: u64,
@@ -149,7 +149,7 @@ fn build_older(package: &str, old: &Release) -> Result<Kernel> {
     kernel::build(&kernel::Plan {
         name: &format!("{package}-{}", old.version),
         base: "x86_64_defconfig",
-        fragment: &dirs::root().join("tests/kernels/releases.config"),
+        fragments: &[dirs::root().join("tests/kernels/releases.config")],
         source: &old.source,
         version: &old.version,
         objdir: &old.source.with_file_name(name),

@@ -64,7 +64,8 @@ pub fn build(config: Config) -> Result<Built> {
     let make = Make::of(&dir, config)?;
     self::source(&dir, &pristine)?;
     make.kernel(&source, &fragment)?;
-    if config != Config::C {
+    // With debug assertions, and with a checker in each access, every path can panic: that is what they are for.
+    if matches!(config, Config::Stock | Config::Sets) {
         hot::check(&make.objdir.join("kernel/livepatch/klp.o"))?;
     }
     fs::remove_file(&done).ok();
