@@ -88,13 +88,52 @@ struct klp_stack *klp_glue_new_stack(void)
 
 /* Task walks: macros. */
 
+/* Tasks in a row under tasklist_lock: a few microseconds. */
+#define TASKS_AT_A_TIME	256
+/* How often a walk may lose its place before it goes through in one go. */
+#define MOST_RESTARTS	8
+
+/*
+ * Lets go of tasklist_lock for a moment. Whether the walk can go on from here: a task that ended is on no list, and one whose
+ * place in the list of processes was taken by a thread that called exec is not on that one.
+ */
+static bool klp_glue_pause(struct task_struct *g, struct task_struct *task)
+{
+	bool listed;
+
+	get_task_struct(g);
+	get_task_struct(task);
+	read_unlock(&tasklist_lock);
+	cond_resched();
+	read_lock(&tasklist_lock);
+	listed = pid_alive(g) && thread_group_leader(g) && pid_alive(task) && same_thread_group(g, task);
+	put_task_struct(task);
+	put_task_struct(g);
+	return listed;
+}
+
+/*
+ * Lists grow at their ends only. So whoever forks ahead of a pause has a child that is still ahead, and whoever forks
+ * behind it has a child that was made from a task that was seen.
+ */
 void klp_glue_each_task(klp_glue_task_fn fn, void *arg)
 {
 	struct task_struct *g, *task;
+	unsigned int restarts = 0, seen;
 
+restart:
+	seen = 0;
 	read_lock(&tasklist_lock);
-	for_each_process_thread(g, task)
+	for_each_process_thread(g, task) {
 		fn(task, arg);
+		if (++seen % TASKS_AT_A_TIME || restarts == MOST_RESTARTS)
+			continue;
+		if (!klp_glue_pause(g, task)) {
+			read_unlock(&tasklist_lock);
+			restarts++;
+			goto restart;
+		}
+	}
 	read_unlock(&tasklist_lock);
 }
 

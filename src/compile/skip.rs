@@ -90,6 +90,11 @@ impl<'a> Skip<'a> {
         reads.then_some(names)
     }
 
+    /// Whether the unit can be settled by what its original uses.
+    pub(super) fn may_settle(&self, unit: &Unit) -> bool {
+        self.changed(unit).is_some()
+    }
+
     /// Whether the unit's code is known not to differ.
     pub(super) fn settles(&self, unit: &Unit, cwd: &Path) -> bool {
         let settled = || {
@@ -101,22 +106,23 @@ impl<'a> Skip<'a> {
         settled().unwrap_or(false)
     }
 
-    /// Keeps what the preprocessed original says, if it read what the build's records say it reads.
-    pub(super) fn keep(&self, unit: &Unit, cwd: &Path, folded: &[u8], dependencies: &str) {
-        if self.changed(unit).is_none() {
-            return;
-        }
+    /// Settles the unit by its preprocessed original, if that read what the build's records say it reads; what it says is kept
+    /// for later runs.
+    pub(super) fn learn(&self, unit: &Unit, cwd: &Path, folded: &[u8], dependencies: &str) -> bool {
+        let Some(names) = self.changed(unit) else { return false };
         let canonical = |path: PathBuf| fs::canonicalize(cwd.join(path)).ok();
         let read: Option<BTreeSet<PathBuf>> = deps::parse(dependencies).into_iter().map(canonical).collect();
         let recorded: Option<BTreeSet<PathBuf>> = self.files(unit).into_iter().map(canonical).collect();
         if read.is_none() || read != recorded {
-            return;
+            return false;
         }
+        let unreached = unused::unreached(folded);
         if let Ok(Some(key)) = self.key(unit, cwd) {
-            let known: Vec<u8> = unused::unreached(folded).into_iter().flat_map(hash).collect();
+            let known: Vec<u8> = unreached.iter().flat_map(|name| hash(name)).collect();
             // A cache that cannot be written costs time, nothing else.
             let _ = self.cache.put_bytes(&key, &known);
         }
+        names.iter().all(|name| unreached.contains(name))
     }
 
     /// What decides which functions the unit uses; `None` when something of it is not known.

@@ -56,7 +56,7 @@ fn look(task: *mut bindings::task_struct, check: Check<'_>) -> Result<(), Stuck<
     check(unsafe { core::slice::from_raw_parts(buffer.cast(), depth) })
 }
 
-/// Calls `f` for each task but the idle ones, with the task list held.
+/// Calls `f` for each task but the idle ones, with the task list held for some at a time.
 pub(crate) fn each(mut f: &mut dyn FnMut(Task)) {
     // SAFETY: `call_task` gets what it expects, during this call only.
     unsafe { bindings::klp_glue_each_task(Some(call_task), (&raw mut f).cast()) }

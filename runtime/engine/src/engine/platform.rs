@@ -339,7 +339,10 @@ pub trait Platform: Tasks + Redirect {
 
     // Tasks.
 
-    /// Calls `f` for each task but the idle ones, none of which comes, goes or forks meanwhile. `f` is quick.
+    /// Calls `f` for each task but the idle ones, none of which forks while `f` is called with it. `f` is quick.
+    ///
+    /// Tasks come and go between two calls, and `f` may see one twice. What holds in the end: every task was seen, or came from one
+    /// that had been seen.
     fn each_task(&self, f: &mut dyn FnMut(Self::Task));
     /// Calls `f` for each task but the idle ones, in bounded steps; may miss tasks that come or move meanwhile.
     fn visit_tasks(&self, f: &mut dyn FnMut(Self::Task));

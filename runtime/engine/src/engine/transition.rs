@@ -101,7 +101,7 @@ impl<P: Platform> Engine<P> {
         p.set_goal(Some(goal));
         p.log(Event::Preparing(patch, goal));
         self.every_task(&mut |task| {
-            if p.side(task).is_some() {
+            if p.side(task).is_some_and(|side| side == goal) {
                 p.anomaly(Anomaly::TaskNotIdle);
             }
             p.set_side(task, Some(goal.other()));
@@ -201,8 +201,8 @@ impl<P: Platform> Engine<P> {
     /// Whether all tasks are at the goal, after trying those that are not.
     ///
     /// Stacks are read with no lock on the task list. A task that was missed (it forked behind the walk, or changed its
-    /// number) is found by the second look, which only compares a word per task and so may hold that lock. Once it finds
-    /// none, there will be none: a child starts where its parent is.
+    /// number) is found by the second look, which only compares a word per task and so may hold that lock, for some tasks at
+    /// a time. Once it finds none, there will be none: a child starts where its parent is.
     fn try_all(&self, goal: Side) -> bool {
         let p = &self.platform;
         let mut all = true;
@@ -218,7 +218,13 @@ impl<P: Platform> Engine<P> {
             }
         });
         if all {
-            p.each_task(&mut |task| all &= p.side(task) == Some(goal));
+            p.each_task(&mut |task| {
+                all &= p.side(task) == Some(goal);
+                // Asked a second time just as it switched, or the child of such a one.
+                if all && p.pending(task) {
+                    p.clear_pending(task);
+                }
+            });
         }
         all
     }

@@ -259,14 +259,14 @@ impl Platform for View<'_> {
 
     fn each_task(&self, f: &mut dyn FnMut(Task)) {
         self.0.no_forks.set(true);
-        let tasks = self.w().tasks.len();
-        for i in 0..tasks {
-            let visit = {
-                let task = &self.w().tasks[i];
-                task.alive && !task.idle
-            };
-            if visit {
-                f(Task(i));
+        let (mut from, mut restarts) = (0, 0);
+        loop {
+            let next = self.0.list.borrow().range(from..).next().map(|(&born, &place)| (born, place));
+            let Some((born, place)) = next else { break };
+            f(Task(place));
+            from = born + 1;
+            if self.0.pause() && restarts < 3 {
+                (from, restarts) = (0, restarts + 1);
             }
         }
         self.0.no_forks.set(false);

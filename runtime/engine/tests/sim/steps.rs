@@ -6,6 +6,7 @@
 //! what it chose.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use klp_engine::*;
 
@@ -34,6 +35,8 @@ impl Random {
 pub struct Sim {
     pub world: RefCell<World>,
     random: Option<Random>,
+    /// The task list, oldest first. A place in `tasks` is a number, which a younger task may take.
+    pub(super) list: RefCell<BTreeMap<u64, usize>>,
     /// Nobody may run now: a walk that holds the task list keeps forks away, a look at a stack keeps its task away.
     pub(super) no_forks: Cell<bool>,
     pub(super) frozen: Cell<Option<Task>>,
@@ -56,7 +59,9 @@ impl Sim {
     }
 
     fn with(world: World, random: Option<Random>) -> Sim {
+        let born = world.tasks.iter().enumerate().filter(|(_, task)| task.alive && !task.idle);
         Sim {
+            list: RefCell::new(born.map(|(place, _)| (place as u64, place)).collect()),
             world: RefCell::new(world),
             random,
             no_forks: Cell::new(false),
@@ -97,6 +102,18 @@ impl Sim {
             }
         }
         self.running.set(false);
+    }
+
+    /// A walk over the task list lets go of it for a moment. Whether it lost its place.
+    pub(super) fn pause(&self) -> bool {
+        let Some(random) = &self.random else { return false };
+        if self.running.get() || random.below(8) != 0 {
+            return false;
+        }
+        self.no_forks.set(false);
+        (0..random.below(16)).for_each(|_| self.tick());
+        self.no_forks.set(true);
+        random.below(16) == 0
     }
 
     /// A task acts: `f` runs as that task, and nobody else meanwhile.
@@ -161,6 +178,8 @@ impl Sim {
             None => return,
         };
         drop(world);
+        let last = self.list.borrow().last_key_value().map_or(0, |(born, _)| born + 1);
+        self.list.borrow_mut().insert(last, place);
         self.act(task, || inherit(self, task, Task(place)));
     }
 
@@ -169,6 +188,7 @@ impl Sim {
         let mut world = self.m();
         if world.tasks.iter().filter(|t| t.alive && !t.idle).count() > 1 && world.tasks[task.0].is_outside() {
             world.tasks[task.0].alive = false;
+            self.list.borrow_mut().retain(|_, place| *place != task.0);
         }
     }
 
