@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::items::{Kind, body_start, cut, words};
+use super::items::{Kind, body_start, words};
+use super::pieces::{Masked, Piece, is_balanced, same};
 
 /// Function -> the words of its new body.
 pub(super) type Bodies = BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>;
@@ -23,11 +24,14 @@ pub(super) fn changed_bodies(original: &[u8], patched: &[u8]) -> Option<Bodies> 
     for (old, new) in old.iter().zip(&new) {
         match (old, new) {
             (Piece::Directive(one), Piece::Directive(other)) if one == other => {}
-            (Piece::Item { text: one, .. }, Piece::Item { text: other, .. }) if same(one, other) => {}
             (
-                Piece::Item { text: one, kind: Kind::Inline(name), torn: false },
-                Piece::Item { text: other, kind: Kind::Inline(renamed), torn: false },
-            ) if name == renamed => {
+                Piece::Item { text: one, inside, .. },
+                Piece::Item { text: other, inside: other_inside, .. },
+            ) if inside == other_inside && same(one, other) => {}
+            (
+                Piece::Item { text: one, kind: Kind::Inline(name), inside },
+                Piece::Item { text: other, kind: Kind::Inline(renamed), inside: other_inside },
+            ) if name == renamed && inside.is_empty() && other_inside.is_empty() => {
                 let (head, body) = one.split_at(body_start(one)?);
                 let (other_head, other_body) = other.split_at(body_start(other)?);
                 if head != other_head || !is_balanced(body) || !is_balanced(other_body) {
@@ -39,148 +43,6 @@ pub(super) fn changed_bodies(original: &[u8], patched: &[u8]) -> Option<Bodies> 
         }
     }
     Some(bodies)
-}
-
-/// Whether all brackets are closed, in order of their kinds.
-pub(super) fn is_balanced(text: &[u8]) -> bool {
-    let mut open = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            quote @ (b'"' | b'\'') => match literal_end(text, at, quote) {
-                Some(end) => at = end - 1,
-                None => return false,
-            },
-            bracket @ (b'(' | b'[' | b'{') => open.push(bracket),
-            b')' if open.pop() != Some(b'(') => return false,
-            b']' if open.pop() != Some(b'[') => return false,
-            b'}' if open.pop() != Some(b'{') => return false,
-            _ => {}
-        }
-        at += 1;
-    }
-    open.is_empty()
-}
-
-/// One past the literal that starts at `at`.
-fn literal_end(text: &[u8], at: usize, quote: u8) -> Option<usize> {
-    let mut end = at + 1;
-    while end < text.len() {
-        match text[end] {
-            b'\\' => end += 2,
-            b'\n' => return None,
-            byte if byte == quote => return Some(end + 1),
-            _ => end += 1,
-        }
-    }
-    None
-}
-
-/// The same but for layout between tokens that stand on lines of their own: comments have become blanks.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let tokens = |text: &[u8]| -> Vec<Vec<u8>> {
-        text.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
-    };
-    one == other || tokens(one) == tokens(other)
-}
-
-/// What stands at file scope, in the order of the file.
-enum Piece<'t> {
-    /// A directive, with the lines it goes on in.
-    Directive(&'t [u8]),
-    /// An item; torn when a directive stands in it.
-    Item { text: &'t [u8], kind: Kind<'t>, torn: bool },
-}
-
-/// A file with its comments blanked, and its directives apart.
-struct Masked {
-    /// Without directives.
-    code: Vec<u8>,
-    /// Directives, and where each starts.
-    directives: Vec<(usize, Vec<u8>)>,
-}
-
-impl Masked {
-    fn new(text: &[u8]) -> Masked {
-        let mut code = without_comments(text);
-        let mut directives = Vec::new();
-        let mut at = 0;
-        while at < code.len() {
-            let first = code[at..].iter().position(|b| !matches!(b, b' ' | b'\t')).map_or(code.len(), |i| at + i);
-            let is_directive = code.get(first) == Some(&b'#');
-            let mut end = at;
-            loop {
-                end = code[end..].iter().position(|b| *b == b'\n').map_or(code.len(), |i| end + i);
-                let continued = code[at..end].trim_ascii_end().ends_with(b"\\");
-                end = (end + 1).min(code.len());
-                if !continued || !is_directive || end == code.len() {
-                    break;
-                }
-            }
-            if is_directive {
-                directives.push((first, code[first..end].trim_ascii_end().to_vec()));
-                code[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-            }
-            at = end;
-        }
-        inline_words(&mut code);
-        Masked { code, directives }
-    }
-
-    fn pieces(&self) -> Vec<Piece<'_>> {
-        let mut out = Vec::new();
-        let mut directives = self.directives.iter().peekable();
-        for item in cut(&self.code) {
-            let blanks = item.text.len() - item.text.trim_ascii_start().len();
-            let (start, end) = (item.start + blanks, item.start + item.text.len());
-            while let Some((_, text)) = directives.next_if(|(at, _)| *at < start) {
-                out.push(Piece::Directive(text));
-            }
-            let mut inside = Vec::new();
-            while let Some((_, text)) = directives.next_if(|(at, _)| *at < end) {
-                inside.push(Piece::Directive(text));
-            }
-            out.push(Piece::Item { text: item.text.trim_ascii(), kind: item.kind, torn: !inside.is_empty() });
-            out.extend(inside);
-        }
-        out.extend(directives.map(|(_, text)| Piece::Directive(text)));
-        out
-    }
-}
-
-/// The text with each comment blanked, line ends kept.
-fn without_comments(text: &[u8]) -> Vec<u8> {
-    let mut out = text.to_vec();
-    let mut at = 0;
-    while at < out.len() {
-        let end = match (out[at], out.get(at + 1)) {
-            (quote @ (b'"' | b'\''), _) => {
-                at = literal_end(&out, at, quote).unwrap_or(at + 1);
-                continue;
-            }
-            (b'/', Some(b'*')) => {
-                memchr::memmem::find(&out[at + 2..], b"*/").map_or(out.len(), |length| at + 2 + length + 2)
-            }
-            (b'/', Some(b'/')) => memchr::memchr(b'\n', &out[at..]).map_or(out.len(), |length| at + length),
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        out[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-        at = end;
-    }
-    out
-}
-
-/// The kernel's names for `inline` (include/linux/compiler_types.h), replaced in place by what they mean.
-fn inline_words(code: &mut [u8]) {
-    const NAME: &[u8] = b"__always_inline";
-    let found: Vec<usize> = memchr::memmem::find_iter(code, NAME).collect();
-    for at in found {
-        code[at..at + NAME.len()].fill(b' ');
-        code[at..at + 6].copy_from_slice(b"inline");
-    }
 }
 
 #[cfg(test)]
@@ -230,5 +92,10 @@ mod tests {
         // Braces that only one branch opens: where the function ends is not known.
         let torn = HEADER.replace("\treturn a;", "#ifdef A\n\tif (a) {\n#else\n\t{\n#endif\n\t}\n\treturn a;");
         assert_eq!(changed(&torn, &torn.replace("return a;", "return 2;")), None);
+        // One that moved inside a function.
+        let inside = HEADER.replace("\treturn a;", "#ifdef A\n\ta++;\n#endif\n\ta--;\n\treturn a;");
+        let moved = HEADER.replace("\treturn a;", "#ifdef A\n\ta++;\n\ta--;\n#endif\n\treturn a;");
+        assert_eq!(changed(&inside, &moved), None);
+        assert_eq!(changed(&inside, &inside.replace("\ta++;\n", "\ta++; // once\n")), Some(Vec::new()));
     }
 }

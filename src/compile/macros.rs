@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::bodies::is_balanced;
 use super::items::words;
+use super::pieces::is_balanced;
 
 /// Name -> what it is replaced by, in any file.
 pub(super) struct Macros(HashMap<Vec<u8>, Vec<Vec<u8>>>);
@@ -54,6 +54,47 @@ impl Macros {
         let begins = |name: &[u8]| (1..name.len()).any(|length| reached.contains(&name[..length]));
         let unbalanced = |all: &Vec<Vec<u8>>| all.iter().any(|replacement| !is_balanced(replacement));
         !pastes || !self.0.iter().any(|(name, all)| begins(name) && unbalanced(all))
+    }
+}
+
+impl Macros {
+    /// Whether these words can turn into nothing that ends a declaration or begins another.
+    pub(super) fn are_plain(&self, start: &BTreeSet<Vec<u8>>) -> bool {
+        let ends = |text: &Vec<u8>| text.iter().any(|byte| matches!(byte, b';' | b'{' | b'}'));
+        let mut reached: BTreeSet<&[u8]> = start.iter().map(Vec::as_slice).collect();
+        let mut open: Vec<&[u8]> = reached.iter().copied().collect();
+        while let Some(word) = open.pop() {
+            for replacement in self.0.get(word).into_iter().flatten() {
+                if ends(replacement) {
+                    return false;
+                }
+                open.extend(words(replacement).filter(|word| reached.insert(word)));
+            }
+        }
+        self.are_harmless(start)
+    }
+
+    /// All names with their replacements, parameters before them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().flat_map(|(name, all)| all.iter().map(|replacement| (name.as_slice(), replacement.as_slice())))
+    }
+
+    /// Adds all words that these may turn into.
+    pub(super) fn expand(&self, all: &mut std::collections::HashSet<Vec<u8>>) {
+        let mut open: Vec<Vec<u8>> = all.iter().cloned().collect();
+        while let Some(word) = open.pop() {
+            for more in self.0.get(&word).into_iter().flatten().flat_map(|replacement| words(replacement)) {
+                if all.insert(more.to_vec()) {
+                    open.push(more.to_vec());
+                }
+            }
+        }
+    }
+
+    /// All replacements that paste words together, with their parameters.
+    pub(super) fn pasting(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.0.values().flatten().map(Vec::as_slice);
+        all.filter(|replacement| memchr::memmem::find(replacement, b"##").is_some())
     }
 }
 
@@ -125,6 +166,19 @@ mod tests {
         let command = ["gcc".to_owned(), "-DEVIL=} int x; {".to_owned(), "-DGOOD=1".to_owned()];
         let macros = Macros::read(&BTreeSet::from([path]), std::iter::once(&command[..])).unwrap();
         macros.are_harmless(&words(body.as_bytes()).map(<[u8]>::to_vec).collect())
+    }
+
+    /// What ends a declaration, on whatever way, is not plain.
+    #[test]
+    fn plain() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.h");
+        std::fs::write(&path, "#define A __attribute__((cold))\n#define B A; int x\n#define C B\n").unwrap();
+        let macros = Macros::read(&BTreeSet::from([path]), std::iter::empty()).unwrap();
+        let plain = |word: &[u8]| macros.are_plain(&BTreeSet::from([word.to_vec()]));
+        assert!(plain(b"A") && plain(b"other") && !plain(b"B") && !plain(b"C"));
+        let pastes = macros.pasting().count();
+        assert_eq!(pastes, 0);
     }
 
     /// Macros that are whole, directly and through others, in every way to write them.

@@ -9,10 +9,15 @@ mod bodies;
 mod cache;
 mod command;
 mod deps;
+mod flows;
 mod items;
 mod macros;
+mod mentions;
 mod mirror;
+mod names;
+mod pastes;
 mod paths;
+mod pieces;
 pub mod run;
 mod shape;
 mod skip;
@@ -111,10 +116,19 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
 
-    let skip = skip::Skip::new(units, touched, tree, options.cache);
+    let mentions = mentions::Mentions::new(units, touched, tree);
+    let settled: Vec<bool> = units
+        .iter()
+        .map(|unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit)))
+        .collect();
+    let open = || units.iter().zip(&settled).filter(|(_, settled)| !**settled).map(|(unit, _)| unit);
+    let skip = skip::Skip::new(open(), touched, tree, options.cache);
     let skip = skip.as_ref();
-    let known = |job: &unit::Job| skip.filter(|skip| job.settled_by(skip)).map(|_| unit::Seen::same());
-    let mut seen: Vec<Option<unit::Seen>> = pool.install(|| jobs.par_iter().map(known).collect());
+    let known = |(job, settled): (&unit::Job, &bool)| {
+        (*settled || skip.is_some_and(|skip| job.settled_by(skip))).then(unit::Seen::same)
+    };
+    let mut seen: Vec<Option<unit::Seen>> =
+        pool.install(|| jobs.par_iter().zip(settled.par_iter()).map(known).collect());
 
     // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {

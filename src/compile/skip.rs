@@ -33,8 +33,8 @@ pub(super) struct Skip<'a> {
 
 impl<'a> Skip<'a> {
     /// Prepares; `None` when no unit can be settled this way.
-    pub(super) fn new(
-        units: &[Unit],
+    pub(super) fn new<'u>(
+        units: impl Iterator<Item = &'u Unit>,
         touched: &'a Applied,
         tree: &'a Tree,
         cache: Option<&'a ObjectCache>,
@@ -51,7 +51,7 @@ impl<'a> Skip<'a> {
             return None;
         }
         let skip = Skip { cache, tree, bodies, contents: HashMap::new(), listings: HashMap::new() };
-        let open: Vec<&Unit> = units.iter().filter(|unit| skip.changed(unit).is_some()).collect();
+        let open: Vec<&Unit> = units.filter(|unit| skip.changed(unit).is_some()).collect();
         let files: BTreeSet<PathBuf> = open.iter().flat_map(|unit| skip.files(unit)).collect();
         let words: BTreeSet<Vec<u8>> =
             skip.bodies.values().flatten().flat_map(|bodies| bodies.values().flatten()).cloned().collect();

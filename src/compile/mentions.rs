@@ -1,0 +1,129 @@
+//! Settle the readers of a header by reading alone: nothing that they read has a name which the patch is about.
+//!
+//! In: units and touched files. Out: the units whose code cannot differ. It holds when the headers' changes are all about names
+//! ([`super::names`]), no file of the unit has one of them, no macro can paste one together, and the lists of what the unit reads
+//! are still true: none of these files is younger than the object. Hard because it has to be right without asking
+//! a compiler; what is in doubt is preprocessed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rayon::prelude::*;
+
+use super::Tree;
+use super::flows::Flows;
+use super::items::words;
+use super::macros::Macros;
+use super::names::{Names, changed_names};
+use super::pastes::Pastes;
+use super::pieces::without_comments;
+use crate::kernel::unit::Unit;
+use crate::patch::Applied;
+
+/// What decides by reading.
+pub(super) struct Mentions<'a> {
+    tree: &'a Tree,
+    /// By touched file: the names of its change; `None` when it is about more than names.
+    touched: BTreeMap<&'a Path, Option<Names>>,
+    /// All names.
+    names: HashSet<Vec<u8>>,
+    /// By file: whether it has one of the names, and when it was written.
+    files: HashMap<PathBuf, (bool, SystemTime)>,
+}
+
+impl<'a> Mentions<'a> {
+    /// Reads what the units read; `None` when none can be settled this way.
+    pub(super) fn new(units: &[Unit], touched: &'a Applied, tree: &'a Tree) -> Option<Mentions<'a>> {
+        let mut changes: BTreeMap<&Path, Option<Names>> = BTreeMap::new();
+        for file in &touched.files {
+            let both = file.original.as_deref().zip(file.patched.as_deref());
+            let header = file.path.extension().is_some_and(|suffix| suffix == "h");
+            let names = both.filter(|_| header).and_then(|(original, patched)| changed_names(original, patched));
+            changes.insert(&file.path, names);
+        }
+        let names = changes.values().flatten().flat_map(Names::all).cloned().collect();
+        let mut mentions = Mentions { tree, touched: changes, names, files: HashMap::new() };
+        let open: Vec<&Unit> = units.iter().filter(|unit| mentions.is_about_names(unit)).collect();
+        // A few are preprocessed sooner than all that they read is searched.
+        const FEW: usize = 4;
+        if open.len() <= FEW {
+            return None;
+        }
+        let paths: BTreeSet<PathBuf> = open.iter().flat_map(|unit| mentions.reads(unit)).collect();
+        let macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
+        let flows = Flows::new(&macros)?;
+        let changes = || mentions.touched.values().flatten();
+        if !changes().all(|names| macros.are_plain(&names.heads) && macros.are_harmless(&names.bodies)) {
+            return None;
+        }
+        let read: Vec<(PathBuf, File)> =
+            paths.into_par_iter().map(|path| Some((path.clone(), mentions.read(&path, &flows)?))).collect::<Option<_>>()?;
+        let all_words: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.words.iter()).cloned().collect();
+        let mut flowing: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.flowing.iter()).cloned().collect();
+        macros.expand(&mut flowing);
+        let pastes = Pastes::new(macros.pasting(), all_words, flowing);
+        if changes().flat_map(|names| names.macros.iter().chain(&names.functions)).any(|name| pastes.may_make(name)) {
+            return None;
+        }
+        mentions.files = read.into_iter().map(|(path, file)| (path, (file.mentions, file.written))).collect();
+        Some(mentions)
+    }
+
+    /// Whether the unit's code is known not to differ.
+    pub(super) fn settles(&self, unit: &Unit) -> bool {
+        let object = || fs::metadata(self.tree.objdir.join(&unit.target)).and_then(|meta| meta.modified()).ok();
+        self.is_about_names(unit)
+            && object().is_some_and(|built| {
+                self.reads(unit).all(|path| {
+                    self.files.get(&path).is_some_and(|(mentions, written)| !mentions && *written <= built)
+                })
+            })
+            && !unit.command.iter().any(|argument| words(argument.as_bytes()).any(|word| self.names.contains(word)))
+    }
+
+    /// Whether all that the patch changes of what the unit reads, by the records of its build, has names.
+    fn is_about_names(&self, unit: &Unit) -> bool {
+        let mut touched = unit.deps.iter().chain([&unit.source]).filter_map(|dep| self.touched.get(dep.as_path()));
+        let mut any = false;
+        touched.all(|names| {
+            any = true;
+            names.is_some()
+        }) && any
+    }
+
+    /// What the build has recorded, and what fixdep takes out of that (scripts/basic/fixdep.c).
+    fn reads(&self, unit: &Unit) -> impl Iterator<Item = PathBuf> {
+        let config = self.tree.objdir.join("include/generated/autoconf.h");
+        unit.deps.iter().map(|dep| self.tree.source.join(dep)).chain([config])
+    }
+
+    fn read(&self, path: &Path, flows: &Flows) -> Option<File> {
+        let written = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+        let touched = path.strip_prefix(&self.tree.source).ok().and_then(|path| self.touched.get(path));
+        let text = without_comments(&fs::read(path).ok()?);
+        let mut flowing = HashSet::new();
+        if !flows.collect(&text, &mut flowing) {
+            return None;
+        }
+        let words: HashSet<Vec<u8>> = match touched {
+            Some(names) => names.as_ref()?.rest.iter().cloned().collect(),
+            None => words(&text).collect::<HashSet<&[u8]>>().into_iter().map(<[u8]>::to_vec).collect(),
+        };
+        Some(File { mentions: words.iter().any(|word| self.names.contains(word)), words, flowing, written })
+    }
+}
+
+/// What is known of a file.
+struct File {
+    mentions: bool,
+    words: HashSet<Vec<u8>>,
+    /// The words it hands to pastes of arguments alone.
+    flowing: HashSet<Vec<u8>>,
+    written: SystemTime,
+}
+
+#[cfg(test)]
+#[path = "mentions_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+//! A reader of a header that has no name of the change is settled without running anything; any doubt runs the compiler.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::*;
+use crate::compile::tests::{Kernel, STYLES, Style, write};
+use crate::compile::{Options, Outcome, compile_units};
+
+const READERS: [&str; 6] = ["fs/a.c", "fs/b.c", "fs/c.c", "fs/d.c", "fs/e.c", "fs/user.c"];
+const HEADER: &str = "include/big.h";
+
+fn kernel(style: Style) -> Kernel {
+    let kernel = Kernel::new(style);
+    write(&kernel.tree.objdir.join("include/generated/autoconf.h"), "#define CONFIG_X 1\n");
+    let header = "#define OLD 1\nint old(int);\nstatic inline int both(void)\n{\n\treturn OLD;\n}\n#define PASTE(a, b) a##b\n";
+    write(&kernel.tree.source.join(HEADER), header);
+    for source in READERS {
+        let body = if source == "fs/user.c" { "both() + old(OLD)" } else { "CONFIG_X" };
+        let name = &source[3..4];
+        let text = format!(
+            "#include <generated/autoconf.h>\n#include <big.h>\nint reader_{name}(void)\n{{\n\treturn {body};\n}}\n"
+        );
+        write(&kernel.tree.source.join(source), &text);
+    }
+    for source in READERS {
+        write(&kernel.tree.objdir.join(source.replace(".c", ".o")), "");
+    }
+    kernel
+}
+
+/// The files that were looked at, and those whose code differs.
+fn run(kernel: &Kernel, edit: (&str, &str)) -> (BTreeSet<String>, Vec<String>) {
+    let units: Vec<Unit> = READERS
+        .map(|source| {
+            let mut unit = kernel.unit(source);
+            unit.deps = vec![source.into(), HEADER.into()];
+            unit
+        })
+        .into();
+    let log = Mutex::new(BTreeSet::new());
+    let progress = |what: &str| {
+        log.lock().unwrap().insert(what.rsplit(' ').next().unwrap_or_default().to_owned());
+    };
+    let options =
+        Options { jobs: 2, launcher: Vec::new(), cache: None, debug: false, work: &kernel.work, progress: &progress };
+    let applied = kernel.edited(&[(HEADER, edit.0, edit.1)]);
+    let compiled = compile_units(&units, &kernel.tree, &applied, &options).unwrap();
+    let differ = compiled.iter().filter(|unit| unit.outcome != Outcome::Same);
+    let differ = differ.map(|unit| units[unit.unit].source.display().to_string()).collect();
+    (log.into_inner().unwrap(), differ)
+}
+
+/// Only who has the name is looked at, and it is compiled if its code differs.
+#[test]
+fn only_users_are_looked_at() {
+    let user = || BTreeSet::from(["fs/user.c".to_owned()]);
+    for style in STYLES {
+        let kernel = kernel(style);
+        let (looked, differ) = run(&kernel, ("\treturn OLD;", "\treturn OLD + 1;"));
+        assert_eq!((looked, differ), (user(), vec!["fs/user.c".to_owned()]), "{style:?}");
+        let (looked, differ) = run(&kernel, ("int old(int);", "int old(int);\nint fresh(void);\n#define FRESH 2"));
+        assert!(looked.is_empty() && differ.is_empty(), "{style:?}: {looked:?}");
+    }
+}
+
+/// Whatever makes it doubtful is looked at: a change that is not about names, a name elsewhere in the header, in another file, on a
+/// command line, or pasted together; and a file that is younger than the object.
+#[test]
+fn doubts() {
+    let looks = |change: &dyn Fn(&Kernel), edit| {
+        let kernel = kernel(Style::Absolute);
+        change(&kernel);
+        run(&kernel, edit).0.len() == READERS.len()
+    };
+    let rewrite = |kernel: &Kernel, path: &Path, text: &str| {
+        write(path, &(fs::read_to_string(path).unwrap() + text));
+        // As if all had been built since.
+        for source in READERS {
+            let object = fs::File::create(kernel.tree.objdir.join(source.replace(".c", ".o"))).unwrap();
+            object.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
+        }
+    };
+    let add = ("int old(int);", "int old(int);\n#define FRESH 2");
+    assert!(!looks(&|_| (), add));
+    assert!(looks(&|_| (), ("int old(int);", "int old(int);\nextern int fresh;")));
+    // The macro is used by a function of the header.
+    assert!(looks(&|_| (), ("#define OLD 1", "#define OLD 2")));
+    let config = |kernel: &Kernel| kernel.tree.objdir.join("include/generated/autoconf.h");
+    assert!(looks(&|k| rewrite(k, &config(k), "#ifdef FRESH\n#endif\n"), add));
+    assert!(!looks(&|k| rewrite(k, &config(k), "/* FRESH */\n"), add));
+    assert!(looks(&|k| rewrite(k, &config(k), "#define USE PASTE(FRE, SH)\n"), add));
+    let more = "#define MARK int more(void);\n";
+    assert!(looks(&|k| rewrite(k, &config(k), more), ("int old(int);", "int old(int);\nMARK extern int fresh(void);")));
+    let touch = |kernel: &Kernel| {
+        let header = fs::File::options().append(true).open(kernel.tree.source.join(HEADER)).unwrap();
+        header.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+    };
+    assert!(looks(&touch, add));
+}

@@ -1,0 +1,210 @@
+//! Does a patch change nothing of a header but things that have names?
+//!
+//! In: a header before and after, not preprocessed. Out: the names of the macros, prototypes and `static inline` functions that
+//! came, went or changed; or nothing, when anything else differs. A unit none of whose files has one of these names cannot
+//! see the change: no compiler is needed to say so. Hard because of what C lets a line do besides declaring its name: whatever
+//! is not plainly one of the three counts as something else.
+
+use std::collections::BTreeSet;
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
+
+use super::items::{Kind, body_start, words};
+use super::pieces::{MARK, Masked, Piece, is_balanced};
+
+type Words = BTreeSet<Vec<u8>>;
+
+/// What a header's change is about.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// Macros that came, went or changed.
+    pub(super) macros: Words,
+    /// Functions that were there: they went, or something of them changed.
+    pub(super) functions: Words,
+    /// Functions that came. A unit that compiled without a declaration of one does not use it, by whatever way.
+    pub(super) fresh: Words,
+    /// The words of what differs outside of functions' bodies, and in them: they may be macros.
+    pub(super) heads: Words,
+    pub(super) bodies: Words,
+    /// The words of what stays.
+    pub(super) rest: Words,
+}
+
+/// The names that all of the change is about; `None` when something of it has none.
+pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
+    let (a, b) = (Masked::new(original), Masked::new(patched));
+    let (old, new) = (a.pieces(), b.pieces());
+    let (old_keys, new_keys): (Vec<_>, Vec<_>) = (old.iter().map(key).collect(), new.iter().map(key).collect());
+    let (mut gone, mut come) = (Names::default(), Names::default());
+    for op in capture_diff_slices(Algorithm::Myers, &old_keys, &new_keys) {
+        match op {
+            DiffOp::Equal { old_index, len, .. } => {
+                old[old_index..old_index + len].iter().for_each(|piece| come.stays(piece));
+            }
+            _ => {
+                old[op.old_range()].iter().try_for_each(|piece| gone.add(piece))?;
+                new[op.new_range()].iter().try_for_each(|piece| come.add(piece))?;
+            }
+        }
+    }
+    let fresh = come.functions.difference(&gone.functions).cloned().collect();
+    let union = |one: &Words, other: &Words| one.union(other).cloned().collect();
+    Some(Names {
+        macros: union(&gone.macros, &come.macros),
+        functions: gone.functions,
+        fresh,
+        heads: union(&gone.heads, &come.heads),
+        bodies: union(&gone.bodies, &come.bodies),
+        rest: come.rest,
+    })
+}
+
+impl Names {
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.macros.iter().chain(&self.functions).chain(&self.fresh)
+    }
+
+    fn stays(&mut self, piece: &Piece<'_>) {
+        let (text, inside) = match piece {
+            Piece::Directive(text) => (text, &[][..]),
+            Piece::Item { text, inside, .. } => (text, &inside[..]),
+        };
+        let all = inside.iter().chain([text]).flat_map(|text| words(text));
+        all.for_each(|word| add(&mut self.rest, word));
+    }
+
+    fn add(&mut self, piece: &Piece<'_>) -> Option<()> {
+        match piece {
+            Piece::Directive(text) => add(&mut self.macros, defined(text)?),
+            Piece::Item { text, kind: Kind::Inline(name), inside } => {
+                let (head, body) = text.split_at(body_start(text)?);
+                // A directive decides nothing about where the function ends if the braces between two of them are closed.
+                let whole = head.contains(&MARK) || !is_balanced(body) || !conditionals_are_whole(inside, body);
+                if whole {
+                    return None;
+                }
+                words(head).for_each(|word| add(&mut self.heads, word));
+                words(body).for_each(|word| add(&mut self.bodies, word));
+                add(&mut self.functions, name);
+            }
+            Piece::Item { text, inside, .. } => {
+                if !inside.is_empty() || text.contains(&MARK) {
+                    return None;
+                }
+                words(text).for_each(|word| add(&mut self.heads, word));
+                if let Declared::Function(name) = declared(text)? {
+                    add(&mut self.functions, name);
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+fn add(words: &mut Words, word: &[u8]) {
+    if !words.contains(word) {
+        words.insert(word.to_vec());
+    }
+}
+
+/// What has to be equal for two pieces to be the same.
+fn key(piece: &Piece<'_>) -> (bool, Vec<u8>, Vec<Vec<u8>>) {
+    match piece {
+        Piece::Directive(text) => (true, text.to_vec(), Vec::new()),
+        Piece::Item { text, inside, .. } => {
+            let tokens: Vec<&[u8]> =
+                text.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty()).collect();
+            (false, tokens.join(&b' '), inside.iter().map(|text| text.to_vec()).collect())
+        }
+    }
+}
+
+/// The macro that a directive defines.
+fn defined(directive: &[u8]) -> Option<&[u8]> {
+    let rest = directive.strip_prefix(b"#")?.trim_ascii_start().strip_prefix(b"define")?;
+    rest.first().filter(|byte| byte.is_ascii_whitespace())?;
+    words(rest).next()
+}
+
+/// Whether the directives in a body are whole conditionals, with no brace that only some of their branches open or close.
+fn conditionals_are_whole(inside: &[&[u8]], body: &[u8]) -> bool {
+    let mut depth = 0usize;
+    let mut parts = body.split(|byte| *byte == MARK).skip(1);
+    for directive in inside {
+        let word = words(directive).next().unwrap_or_default();
+        match word {
+            b"if" | b"ifdef" | b"ifndef" => depth += 1,
+            b"endif" if depth > 0 => depth -= 1,
+            b"else" | b"elif" if depth > 0 => {}
+            _ => return false,
+        }
+        let Some(part) = parts.next() else { return false };
+        if depth > 0 && !is_balanced(part) {
+            return false;
+        }
+    }
+    depth == 0 && parts.next().is_none()
+}
+
+enum Declared<'t> {
+    Function(&'t [u8]),
+    /// A type's name, without what it is: `struct s;`.
+    Tag,
+}
+
+/// What a declaration declares, if it is a plain prototype or names a type.
+fn declared(text: &[u8]) -> Option<Declared<'_>> {
+    let declaration = text.strip_suffix(b";")?;
+    if declaration.iter().any(|byte| matches!(byte, b'{' | b'}' | b'=' | b';' | b'"' | b'\'')) {
+        return None;
+    }
+    let tag = |word: &[u8]| matches!(word, b"struct" | b"union");
+    let Some(open) = memchr::memchr(b'(', declaration) else {
+        let all: Vec<&[u8]> = words(declaration).collect();
+        return (all.len() == 2 && tag(all[0]) && is_words(declaration)).then_some(Declared::Tag);
+    };
+    let (head, parameters) = declaration.split_at(open);
+    let head_words: Vec<&[u8]> = words(head).collect();
+    let [before @ .., name] = &head_words[..] else { return None };
+    const TYPES: [&[u8]; 12] = [
+        b"void", b"int", b"char", b"short", b"long", b"unsigned", b"signed", b"bool", b"_Bool", b"const", b"volatile",
+        b"__attribute__",
+    ];
+    const NOT: [&[u8]; 4] = [b"typedef", b"asm", b"__asm__", b"typeof"];
+    let plain = !before.is_empty()
+        && !TYPES.contains(name)
+        && !before.last().is_some_and(|word| tag(word) || *word == b"enum")
+        && !before.iter().any(|word| NOT.contains(word))
+        && head.trim_ascii_end().ends_with(name)
+        && head.iter().all(|byte| is_plain(*byte) || *byte == b'*')
+        && !parameters[1..].trim_ascii_start().starts_with(b"*")
+        && is_balanced(parameters)
+        && !has_comma_after(parameters);
+    plain.then_some(Declared::Function(name))
+}
+
+/// Whether something else is declared after the parameters.
+fn has_comma_after(parameters: &[u8]) -> bool {
+    let mut depth = 0;
+    parameters.iter().any(|byte| {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth -= 1,
+            _ => {}
+        }
+        depth == 0 && *byte == b','
+    })
+}
+
+fn is_words(text: &[u8]) -> bool {
+    text.iter().all(|byte| is_plain(*byte))
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte.is_ascii_whitespace()
+}
+
+#[cfg(test)]
+#[path = "names_tests.rs"]
+mod tests;

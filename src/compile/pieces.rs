@@ -1,0 +1,157 @@
+//! A file before preprocessing, cut into what stands at file scope.
+//!
+//! In: a header's text. Out: its directives and items in order. Hard because a directive can stand inside of an item, where it
+//! decides what the item is: it leaves a mark there, so that texts are the same only if it stands at the same place.
+
+use super::items::{Kind, cut};
+
+/// What stands at file scope, in the order of the file.
+#[derive(Debug)]
+pub(super) enum Piece<'t> {
+    /// A directive, with the lines it goes on in.
+    Directive(&'t [u8]),
+    /// An item, and the directives in it; [`MARK`] stands in its text for each.
+    Item { text: &'t [u8], kind: Kind<'t>, inside: Vec<&'t [u8]> },
+}
+
+/// Stands for a directive.
+pub(super) const MARK: u8 = 1;
+
+/// A file with its comments blanked, and its directives apart.
+pub(super) struct Masked {
+    /// With a mark for each directive.
+    code: Vec<u8>,
+    /// Directives, and where each starts.
+    directives: Vec<(usize, Vec<u8>)>,
+}
+
+impl Masked {
+    pub(super) fn new(text: &[u8]) -> Masked {
+        let mut code = without_comments(text);
+        let mut directives = Vec::new();
+        let mut at = 0;
+        while at < code.len() {
+            let first = code[at..].iter().position(|b| !matches!(b, b' ' | b'\t')).map_or(code.len(), |i| at + i);
+            let is_directive = code.get(first) == Some(&b'#');
+            let mut end = at;
+            loop {
+                end = code[end..].iter().position(|b| *b == b'\n').map_or(code.len(), |i| end + i);
+                let continued = code[at..end].trim_ascii_end().ends_with(b"\\");
+                end = (end + 1).min(code.len());
+                if !continued || !is_directive || end == code.len() {
+                    break;
+                }
+            }
+            if is_directive {
+                directives.push((first, code[first..end].trim_ascii_end().to_vec()));
+                code[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+                code[first] = MARK;
+            }
+            at = end;
+        }
+        inline_words(&mut code);
+        Masked { code, directives }
+    }
+
+    pub(super) fn pieces(&self) -> Vec<Piece<'_>> {
+        let mut out = Vec::new();
+        let mut directives = self.directives.iter().peekable();
+        for item in cut(&self.code) {
+            let is_before = |byte: &u8| byte.is_ascii_whitespace() || *byte == MARK;
+            let blanks = item.text.iter().take_while(|byte| is_before(byte)).count();
+            let (start, end) = (item.start + blanks, item.start + item.text.len());
+            while let Some((_, text)) = directives.next_if(|(at, _)| *at < start) {
+                out.push(Piece::Directive(text));
+            }
+            let text = item.text[blanks..].trim_ascii();
+            if text.is_empty() {
+                continue;
+            }
+            let mut inside = Vec::new();
+            while let Some((_, text)) = directives.next_if(|(at, _)| *at < end) {
+                inside.push(text.as_slice());
+            }
+            out.push(Piece::Item { text, kind: item.kind, inside });
+        }
+        out.extend(directives.map(|(_, text)| Piece::Directive(text)));
+        out
+    }
+}
+
+/// The text with each comment blanked, line ends kept.
+pub(super) fn without_comments(text: &[u8]) -> Vec<u8> {
+    let mut out = text.to_vec();
+    let mut at = 0;
+    while at < out.len() {
+        let end = match (out[at], out.get(at + 1)) {
+            (quote @ (b'"' | b'\''), _) => {
+                at = literal_end(&out, at, quote).unwrap_or(at + 1);
+                continue;
+            }
+            (b'/', Some(b'*')) => {
+                memchr::memmem::find(&out[at + 2..], b"*/").map_or(out.len(), |length| at + 2 + length + 2)
+            }
+            (b'/', Some(b'/')) => memchr::memchr(b'\n', &out[at..]).map_or(out.len(), |length| at + length),
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        out[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+        at = end;
+    }
+    out
+}
+
+/// The kernel's names for `inline` (include/linux/compiler_types.h), replaced in place by what they mean.
+fn inline_words(code: &mut [u8]) {
+    const NAME: &[u8] = b"__always_inline";
+    let found: Vec<usize> = memchr::memmem::find_iter(code, NAME).collect();
+    for at in found {
+        code[at..at + NAME.len()].fill(b' ');
+        code[at..at + 6].copy_from_slice(b"inline");
+    }
+}
+
+/// The same but for layout between tokens that stand on lines of their own: comments have become blanks.
+pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
+    let tokens = |text: &[u8]| -> Vec<Vec<u8>> {
+        text.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    one == other || tokens(one) == tokens(other)
+}
+
+/// Whether all brackets are closed, in order of their kinds.
+pub(super) fn is_balanced(text: &[u8]) -> bool {
+    let mut open = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        match text[at] {
+            quote @ (b'"' | b'\'') => match literal_end(text, at, quote) {
+                Some(end) => at = end - 1,
+                None => return false,
+            },
+            bracket @ (b'(' | b'[' | b'{') => open.push(bracket),
+            b')' if open.pop() != Some(b'(') => return false,
+            b']' if open.pop() != Some(b'[') => return false,
+            b'}' if open.pop() != Some(b'{') => return false,
+            _ => {}
+        }
+        at += 1;
+    }
+    open.is_empty()
+}
+
+/// One past the literal that starts at `at`.
+fn literal_end(text: &[u8], at: usize, quote: u8) -> Option<usize> {
+    let mut end = at + 1;
+    while end < text.len() {
+        match text[end] {
+            b'\\' => end += 2,
+            b'\n' => return None,
+            byte if byte == quote => return Some(end + 1),
+            _ => end += 1,
+        }
+    }
+    None
+}
