@@ -8,33 +8,54 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::items::{is_word, words};
 use super::macros::Macros;
-use super::pastes::{parameters, patterns};
+use super::pastes::{parameters, pasted};
 
-/// Macro -> those of its parameters that may end up in such a paste.
-pub(super) struct Flows(BTreeMap<Vec<u8>, BTreeSet<usize>>);
+/// Who pastes what.
+pub(super) struct Flows {
+    /// Macro -> those of its parameters that may end up in such a paste.
+    by_name: BTreeMap<Vec<u8>, BTreeSet<usize>>,
+    /// Macros that are nothing but a paste: what they are followed by may be arguments of what was pasted.
+    pastes: BTreeSet<Vec<u8>>,
+    /// Macros that call a parameter: handed one of the above by its bare name, they paste anything.
+    callers: BTreeSet<Vec<u8>>,
+}
 
 impl Flows {
-    /// Follows parameters from the pastes up; `None` when a macro has the name of such a one without arguments.
+    /// Follows parameters from the pastes up; `None` when that cannot be told.
     pub(super) fn new(macros: &Macros) -> Option<Flows> {
-        let mut flows = Flows(BTreeMap::new());
+        let mut flows = Flows { by_name: BTreeMap::new(), pastes: BTreeSet::new(), callers: BTreeSet::new() };
         for (name, replacement) in macros.all() {
-            if patterns(replacement).iter().any(|pattern| pattern.iter().all(Option::is_none)) {
-                flows.0.entry(name.to_vec()).or_default().extend(0..parameters(replacement).len());
+            let own = parameters(replacement);
+            if own.iter().any(|own| is_called(own, replacement)) {
+                flows.callers.insert(name.to_vec());
+            }
+            for chain in pasted(replacement) {
+                // A chain with a word of its own is a pattern that names can be held against.
+                let indexes = chain.iter().map(|word| own.iter().position(|own| own == word));
+                if let Some(indexes) = indexes.collect::<Option<Vec<usize>>>() {
+                    flows.by_name.entry(name.to_vec()).or_default().extend(indexes);
+                }
             }
         }
         loop {
             let mut more: Vec<(&[u8], usize)> = Vec::new();
+            let pastes: Vec<&[u8]> = macros.all().filter(|(_, text)| flows.is_paste(text)).map(|(name, _)| name).collect();
+            flows.pastes.extend(pastes.into_iter().map(<[u8]>::to_vec));
             for (name, replacement) in macros.all() {
                 let own = parameters(replacement);
                 for argument in flows.handed(replacement)? {
                     let flowing = own.iter().enumerate().filter(|(_, own)| words(argument).any(|word| word == **own));
                     more.extend(flowing.map(|(index, _)| (name, index)));
                 }
+                if flows.by_name.contains_key(last_word(replacement)) {
+                    // Another name for such a macro: what follows it are the arguments.
+                    more.push((name, 0));
+                }
             }
-            let count = |flows: &Flows| -> usize { flows.0.values().map(BTreeSet::len).sum() };
+            let count = |flows: &Flows| flows.pastes.len() + flows.by_name.values().map(BTreeSet::len).sum::<usize>();
             let before = count(&flows);
             for (name, index) in more {
-                flows.0.entry(name.to_vec()).or_default().insert(index);
+                flows.by_name.entry(name.to_vec()).or_default().insert(index);
             }
             if before == count(&flows) {
                 return Some(flows);
@@ -53,30 +74,75 @@ impl Flows {
         true
     }
 
+    /// Whether a replacement, with its parameters before it, is nothing but words pasted together.
+    fn is_paste(&self, replacement: &[u8]) -> bool {
+        let Some((_, body)) = arguments(replacement).filter(|_| replacement.starts_with(b"(")) else { return false };
+        let body = body.trim_ascii();
+        let is_chain = || body.iter().all(|byte| is_word(*byte) || matches!(byte, b'#' | b' ' | b'\t'));
+        let name = &body[..body.iter().position(|byte| !is_word(*byte)).unwrap_or(body.len())];
+        let is_handed_on = || arguments(&body[name.len()..]).is_some_and(|(_, rest)| rest.is_empty());
+        (memchr::memmem::find(body, b"##").is_some() && is_chain()) || (self.pastes.contains(name) && is_handed_on())
+    }
+
     /// The arguments for parameters that flow.
     fn handed<'t>(&self, text: &'t [u8]) -> Option<Vec<&'t [u8]>> {
         let mut out = Vec::new();
         let mut at = 0;
         while at < text.len() {
             if !is_word(text[at]) {
-                at += 1;
+                at = if text[at] == b'"' { literal_end(text, at) } else { at + 1 };
                 continue;
             }
             let end = at + text[at..].iter().position(|byte| !is_word(*byte)).unwrap_or(text.len() - at);
-            if let Some(indexes) = self.0.get(&text[at..end])
-                && !is_directive(&text[..at])
+            let name = &text[at..end];
+            if self.callers.contains(name)
+                && let Some((given, _)) = arguments(&text[end..])
+                && given.iter().any(|given| self.by_name.contains_key(given.trim_ascii()))
             {
-                let (given, rest) = arguments(&text[end..])?;
+                return None;
+            }
+            if let Some(indexes) = self.by_name.get(name)
+                && !is_directive(&text[..at])
+                && let Some((given, rest)) = arguments(&text[end..])
+            {
                 // Those after the last parameter that flows may be its own: it can stand for several.
                 let last = indexes.last().copied().unwrap_or_default();
                 out.extend(given.into_iter().enumerate().filter(|(i, _)| indexes.contains(i) || *i > last).map(|(_, a)| a));
                 // What was pasted may be a macro's name: `CONCAT(f_, n)(x)`.
-                out.extend(arguments(rest).into_iter().flat_map(|(given, _)| given));
+                let called = arguments(rest).filter(|_| self.pastes.contains(name));
+                out.extend(called.into_iter().flat_map(|(given, _)| given));
             }
             at = end;
         }
         Some(out)
     }
+}
+
+/// One past a string.
+fn literal_end(text: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < text.len() && text[at] != b'\n' {
+        match text[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    // A quote by itself, in assembly.
+    start + 1
+}
+
+/// Whether a parameter stands before parentheses.
+fn is_called(parameter: &[u8], replacement: &[u8]) -> bool {
+    memchr::memmem::find_iter(replacement, parameter).any(|at| {
+        let after = &replacement[at + parameter.len()..];
+        at.checked_sub(1).is_none_or(|before| !is_word(replacement[before])) && after.trim_ascii_start().starts_with(b"(")
+    })
+}
+
+fn last_word(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii_end();
+    &text[text.iter().rposition(|byte| !is_word(*byte)).map_or(0, |at| at + 1)..]
 }
 
 /// Whether what follows is the name that a directive defines, or asks about.
@@ -88,7 +154,7 @@ fn is_directive(before: &[u8]) -> bool {
 /// What stands between the commas of a list in parentheses, which the text begins with, and what follows it.
 fn arguments(text: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let blanks = text.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == b'\\').count();
-    let text = &text[blanks..];
+    let text = text[blanks..].strip_prefix(b"(").map(|_| &text[blanks..])?;
     let (mut depth, mut start) = (0, 1);
     let mut out = Vec::new();
     for (at, byte) in text.iter().enumerate() {
@@ -102,10 +168,8 @@ fn arguments(text: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
             _ => {}
         }
         if depth == 0 {
-            return (at > 0).then(|| {
-                out.push(&text[start..at]);
-                (out, &text[at + 1..])
-            });
+            out.push(&text[start..at]);
+            return Some((out, &text[at + 1..]));
         }
     }
     None
@@ -143,11 +207,15 @@ mod tests {
         assert_eq!(reach("#define V(...) W(x, __VA_ARGS__)\n#define W(x, ...) x##__VA_ARGS__\n", "V(one, two)"), list(&["one", "two"]));
     }
 
-    /// A macro that is a paste by another name, without arguments of its own.
+    /// A macro that is a paste by another name, and one that calls what it is handed.
     #[test]
-    fn unknown() {
-        assert_eq!(reach(&format!("{PASTE}#define ALIAS PASTE\n"), ""), None);
+    fn by_other_names() {
+        let one = |words: &str| Some(words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(reach(&format!("{PASTE}#define ALIAS PASTE\n"), "ALIAS(one, two)"), one("one two"));
         assert_eq!(reach(PASTE, "#ifdef PASTE\n#undef PASTE\n#endif"), Some(vec![]));
-        assert_eq!(reach(PASTE, "f(PASTE)"), None);
+        assert_eq!(reach(PASTE, "f(PASTE) + \"PASTE(one, two)\""), Some(vec![]));
+        let caller = format!("{PASTE}#define EACH(what) what(one, two)\n");
+        assert_eq!(reach(&caller, "EACH(PASTE)"), None);
+        assert_eq!(reach(&caller, "EACH(other)"), Some(vec![]));
     }
 }

@@ -64,7 +64,7 @@ impl<'a> Mentions<'a> {
         let mut flowing: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.flowing.iter()).cloned().collect();
         macros.expand(&mut flowing);
         let pastes = Pastes::new(macros.pasting(), all_words, flowing);
-        if changes().flat_map(|names| names.macros.iter().chain(&names.functions)).any(|name| pastes.may_make(name)) {
+        if changes().flat_map(|names| &names.changed).any(|name| pastes.may_make(name)) {
             return None;
         }
         mentions.files = read.into_iter().map(|(path, file)| (path, (file.mentions, file.written))).collect();

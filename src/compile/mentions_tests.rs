@@ -89,7 +89,9 @@ fn doubts() {
     let config = |kernel: &Kernel| kernel.tree.objdir.join("include/generated/autoconf.h");
     assert!(looks(&|k| rewrite(k, &config(k), "#ifdef FRESH\n#endif\n"), add));
     assert!(!looks(&|k| rewrite(k, &config(k), "/* FRESH */\n"), add));
-    assert!(looks(&|k| rewrite(k, &config(k), "#define USE PASTE(FRE, SH)\n"), add));
+    let change = ("int old(int);", "int old(long);");
+    assert!(!looks(&|_| (), change));
+    assert!(looks(&|k| rewrite(k, &config(k), "#define USE PASTE(ol, d)\n"), change));
     let more = "#define MARK int more(void);\n";
     assert!(looks(&|k| rewrite(k, &config(k), more), ("int old(int);", "int old(int);\nMARK extern int fresh(void);")));
     let touch = |kernel: &Kernel| {

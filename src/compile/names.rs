@@ -17,12 +17,11 @@ type Words = BTreeSet<Vec<u8>>;
 /// What a header's change is about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    /// Macros that came, went or changed.
-    pub(super) macros: Words,
-    /// Functions that were there: they went, or something of them changed.
-    pub(super) functions: Words,
-    /// Functions that came. A unit that compiled without a declaration of one does not use it, by whatever way.
-    pub(super) fresh: Words,
+    /// Macros that changed or went, and functions of which something changed: code that is there may use them.
+    pub(super) changed: Words,
+    /// What came, and functions that went. A unit that compiled without a name and does not have it as a word does not
+    /// use it: pasted together it would be something of its own. One that still used what went would not compile.
+    pub(super) others: Words,
     /// The words of what differs outside of functions' bodies, and in them: they may be macros.
     pub(super) heads: Words,
     pub(super) bodies: Words,
@@ -35,7 +34,7 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
     let (a, b) = (Masked::new(original), Masked::new(patched));
     let (old, new) = (a.pieces(), b.pieces());
     let (old_keys, new_keys): (Vec<_>, Vec<_>) = (old.iter().map(key).collect(), new.iter().map(key).collect());
-    let (mut gone, mut come) = (Names::default(), Names::default());
+    let (mut gone, mut come) = (Side::default(), Side::default());
     for op in capture_diff_slices(Algorithm::Myers, &old_keys, &new_keys) {
         match op {
             DiffOp::Equal { old_index, len, .. } => {
@@ -47,12 +46,17 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
             }
         }
     }
-    let fresh = come.functions.difference(&gone.functions).cloned().collect();
-    let union = |one: &Words, other: &Words| one.union(other).cloned().collect();
+    // Whether a macro is there is asked with names that are pasted together, for these prefixes (include/linux/kconfig.h).
+    if come.macros.iter().any(|name| name.starts_with(b"__") || name.starts_with(b"CONFIG_")) {
+        return None;
+    }
+    let union = |one: &Words, other: &Words| one.union(other).cloned().collect::<Words>();
+    let both = gone.functions.intersection(&come.functions).cloned();
+    let changed = gone.macros.iter().cloned().chain(both).collect();
+    let all = union(&union(&gone.macros, &come.macros), &union(&gone.functions, &come.functions));
     Some(Names {
-        macros: union(&gone.macros, &come.macros),
-        functions: gone.functions,
-        fresh,
+        others: all.difference(&changed).cloned().collect(),
+        changed,
         heads: union(&gone.heads, &come.heads),
         bodies: union(&gone.bodies, &come.bodies),
         rest: come.rest,
@@ -62,9 +66,21 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
 impl Names {
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.macros.iter().chain(&self.functions).chain(&self.fresh)
+        self.changed.iter().chain(&self.others)
     }
+}
 
+/// What only one of the two has, and the words of what both have.
+#[derive(Default)]
+struct Side {
+    macros: Words,
+    functions: Words,
+    heads: Words,
+    bodies: Words,
+    rest: Words,
+}
+
+impl Side {
     fn stays(&mut self, piece: &Piece<'_>) {
         let (text, inside) = match piece {
             Piece::Directive(text) => (text, &[][..]),
@@ -80,8 +96,8 @@ impl Names {
             Piece::Item { text, kind: Kind::Inline(name), inside } => {
                 let (head, body) = text.split_at(body_start(text)?);
                 // A directive decides nothing about where the function ends if the braces between two of them are closed.
-                let whole = head.contains(&MARK) || !is_balanced(body) || !conditionals_are_whole(inside, body);
-                if whole {
+                let unsure = head.contains(&MARK) || !is_balanced(body) || !conditionals_are_whole(inside, body);
+                if unsure {
                     return None;
                 }
                 words(head).for_each(|word| add(&mut self.heads, word));

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::items::words;
+use super::items::{is_word, words};
 
 /// What is pasted, in order: a word of the replacement itself, or anything.
-pub(super) type Pattern = Vec<Option<Vec<u8>>>;
+type Pattern = Vec<Option<Vec<u8>>>;
 
 /// All ways in which names are pasted together, and the words there are.
 pub(super) struct Pastes {
@@ -73,23 +73,28 @@ fn fits(pattern: &[Option<Vec<u8>>], name: &[u8], is: &dyn Fn(&[u8]) -> bool) ->
 }
 
 /// What a replacement, with its parameters before it, pastes.
-pub(super) fn patterns(replacement: &[u8]) -> Vec<Pattern> {
+fn patterns(replacement: &[u8]) -> Vec<Pattern> {
     let parameters = parameters(replacement);
     let piece = |word: &[u8]| (!parameters.contains(&word)).then(|| word.to_vec());
+    pasted(replacement).into_iter().map(|chain| chain.into_iter().map(piece).collect()).collect()
+}
+
+/// The chains of words between which `##` stands.
+pub(super) fn pasted(replacement: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut out = Vec::new();
-    let mut pattern: Pattern = Vec::new();
+    let mut chain: Vec<&[u8]> = Vec::new();
     let mut rest = replacement;
     while let Some(at) = memchr::memmem::find(rest, b"##") {
         let (left, right) = (rest[..at].trim_ascii_end(), rest[at + 2..].trim_ascii_start());
         let before = &left[left.iter().rposition(|byte| !is_word(*byte)).map_or(0, |i| i + 1)..];
         let length = right.iter().position(|byte| !is_word(*byte)).unwrap_or(right.len());
-        if pattern.is_empty() {
-            pattern.push(piece(before));
+        if chain.is_empty() {
+            chain.push(before);
         }
-        pattern.push(piece(&right[..length]));
+        chain.push(&right[..length]);
         rest = &right[length..];
         if !rest.trim_ascii_start().starts_with(b"##") {
-            out.push(std::mem::take(&mut pattern));
+            out.push(std::mem::take(&mut chain));
         }
     }
     out
@@ -101,10 +106,6 @@ pub(super) fn parameters(replacement: &[u8]) -> Vec<&[u8]> {
     let list = &rest[..memchr::memchr(b')', rest).unwrap_or(rest.len())];
     let several = memchr::memmem::find(list, b"...").map(|_| &b"__VA_ARGS__"[..]);
     words(list).chain(several).collect()
-}
-
-fn is_word(byte: u8) -> bool {
-    super::items::is_word(byte)
 }
 
 #[cfg(test)]
