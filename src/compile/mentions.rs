@@ -73,7 +73,7 @@ impl<'a> Mentions<'a> {
 
     /// Whether the unit's code is known not to differ.
     pub(super) fn settles(&self, unit: &Unit) -> bool {
-        let object = || fs::metadata(self.tree.objdir.join(&unit.target)).and_then(|meta| meta.modified()).ok();
+        let object = || modified(&self.tree.objdir.join(&unit.target));
         self.is_about_names(unit)
             && object().is_some_and(|built| {
                 self.reads(unit).all(|path| {
@@ -95,12 +95,18 @@ impl<'a> Mentions<'a> {
 
     /// What the build has recorded, and what fixdep takes out of that (scripts/basic/fixdep.c).
     fn reads(&self, unit: &Unit) -> impl Iterator<Item = PathBuf> {
-        let config = self.tree.objdir.join("include/generated/autoconf.h");
-        unit.deps.iter().map(|dep| self.tree.source.join(dep)).chain([config])
+        unit.deps.iter().map(|dep| self.tree.source.join(dep)).chain([self.config()])
+    }
+
+    fn config(&self) -> PathBuf {
+        self.tree.objdir.join("include/generated/autoconf.h")
     }
 
     fn read(&self, path: &Path, flows: &Flows) -> Option<File> {
-        let written = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+        let written = match path == self.config() {
+            true => config_changed(&self.tree.objdir).or_else(|| modified(path))?,
+            false => modified(path)?,
+        };
         let touched = path.strip_prefix(&self.tree.source).ok().and_then(|path| self.touched.get(path));
         let text = without_comments(&fs::read(path).ok()?);
         let mut flowing = HashSet::new();
@@ -113,6 +119,19 @@ impl<'a> Mentions<'a> {
         };
         Some(File { mentions: words.iter().any(|word| self.names.contains(word)), words, flowing, written })
     }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|meta| meta.modified()).ok()
+}
+
+/// When an option last changed: each has a file in include/config/, which is touched then (scripts/kconfig/confdata.c).
+/// autoconf.h itself is written anew by every `make oldconfig`.
+fn config_changed(objdir: &Path) -> Option<SystemTime> {
+    let is_option = |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let files = walkdir::WalkDir::new(objdir.join("include/config")).into_iter().flatten();
+    let options = files.filter(|entry| entry.file_type().is_file() && entry.file_name().to_str().is_some_and(is_option));
+    options.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
 }
 
 /// What is known of a file.

@@ -99,4 +99,22 @@ fn doubts() {
         header.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
     };
     assert!(looks(&touch, add));
+    // A configuration that was written again, and one in which an option changed.
+    let configure = |options: &'static [&str]| {
+        move |kernel: &Kernel| {
+            let later = SystemTime::now() + Duration::from_secs(60);
+            let folder = kernel.tree.objdir.join("include/config");
+            write(&folder.join("X"), "");
+            for path in options.iter().map(|name| folder.join(name)).chain([config(kernel)]) {
+                let file = fs::File::options().append(true).create(true).open(path).unwrap();
+                file.set_modified(later).unwrap();
+            }
+            for source in READERS {
+                let object = fs::File::open(kernel.tree.objdir.join(source.replace(".c", ".o"))).unwrap();
+                object.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
+            }
+        }
+    };
+    assert!(!looks(&configure(&["auto.conf", "kernel.release"]), add));
+    assert!(looks(&configure(&["X"]), add));
 }

@@ -16,6 +16,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod kernels;
+mod launchers;
 mod layout;
 mod many;
 mod matrix;

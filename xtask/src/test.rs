@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{Args, apt, dirs, kernel, kernels, many, matrix, mutate, runtime, tidy, verify, vm};
+use crate::{Args, apt, dirs, kernel, kernels, launchers, many, matrix, mutate, runtime, tidy, verify, vm};
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -56,6 +56,16 @@ pub fn run(args: Args<'_>) -> Result<()> {
                 Ok(part) => score.add(&part),
                 Err(error) => {
                     eprintln!("error: several kernels: {error:#}");
+                    score.failed += 1;
+                }
+            }
+        }
+        // `--only launchers` likewise.
+        if only.is_empty() || only.iter().any(|name| "launchers".contains(name.as_str())) {
+            match launchers::run() {
+                Ok(part) => score.add(&part),
+                Err(error) => {
+                    eprintln!("error: launchers: {error:#}");
                     score.failed += 1;
                 }
             }
