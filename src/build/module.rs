@@ -86,7 +86,8 @@ pub(super) fn make_module(
 fn is_about_table(line: &str) -> bool {
     let table = line.split("objtool: ").nth(1).and_then(|said| said.strip_prefix("functions_"));
     table.is_some_and(|said| {
-        said.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("+0x") && said.contains(": data relocation to !ENDBR: ")
+        said.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("+0x")
+            && said.contains(": data relocation to !ENDBR: ")
     })
 }
 

@@ -24,10 +24,8 @@ pub(super) fn changed_bodies(original: &[u8], patched: &[u8]) -> Option<Bodies> 
     for (old, new) in old.iter().zip(&new) {
         match (old, new) {
             (Piece::Directive(one), Piece::Directive(other)) if one == other => {}
-            (
-                Piece::Item { text: one, inside, .. },
-                Piece::Item { text: other, inside: other_inside, .. },
-            ) if inside == other_inside && same(one, other) => {}
+            (Piece::Item { text: one, inside, .. }, Piece::Item { text: other, inside: other_inside, .. })
+                if inside == other_inside && same(one, other) => {}
             (
                 Piece::Item { text: one, kind: Kind::Inline(name), inside },
                 Piece::Item { text: other, kind: Kind::Inline(renamed), inside: other_inside },

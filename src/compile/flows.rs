@@ -39,7 +39,8 @@ impl Flows {
         }
         loop {
             let mut more: Vec<(&[u8], usize)> = Vec::new();
-            let pastes: Vec<&[u8]> = macros.all().filter(|(_, text)| flows.is_paste(text)).map(|(name, _)| name).collect();
+            let pastes: Vec<&[u8]> =
+                macros.all().filter(|(_, text)| flows.is_paste(text)).map(|(name, _)| name).collect();
             flows.pastes.extend(pastes.into_iter().map(<[u8]>::to_vec));
             for (name, replacement) in macros.all() {
                 let own = parameters(replacement);
@@ -107,7 +108,9 @@ impl Flows {
             {
                 // Those after the last parameter that flows may be its own: it can stand for several.
                 let last = indexes.last().copied().unwrap_or_default();
-                out.extend(given.into_iter().enumerate().filter(|(i, _)| indexes.contains(i) || *i > last).map(|(_, a)| a));
+                out.extend(
+                    given.into_iter().enumerate().filter(|(i, _)| indexes.contains(i) || *i > last).map(|(_, a)| a),
+                );
                 // What was pasted may be a macro's name: `CONCAT(f_, n)(x)`.
                 let called = arguments(rest).filter(|_| self.pastes.contains(name));
                 out.extend(called.into_iter().flat_map(|(given, _)| given));
@@ -136,7 +139,8 @@ fn literal_end(text: &[u8], start: usize) -> usize {
 fn is_called(parameter: &[u8], replacement: &[u8]) -> bool {
     memchr::memmem::find_iter(replacement, parameter).any(|at| {
         let after = &replacement[at + parameter.len()..];
-        at.checked_sub(1).is_none_or(|before| !is_word(replacement[before])) && after.trim_ascii_start().starts_with(b"(")
+        at.checked_sub(1).is_none_or(|before| !is_word(replacement[before]))
+            && after.trim_ascii_start().starts_with(b"(")
     })
 }
 
@@ -192,7 +196,8 @@ mod tests {
         Some(all)
     }
 
-    const PASTE: &str = "#define PASTE_(a, b) a##b\n#define PASTE(a, b) PASTE_(a, b)\n#define OTHER(x, y) PASTE(q_, y) + x\n";
+    const PASTE: &str =
+        "#define PASTE_(a, b) a##b\n#define PASTE(a, b) PASTE_(a, b)\n#define OTHER(x, y) PASTE(q_, y) + x\n";
 
     /// Arguments that flow, through any number of macros, and no others.
     #[test]
@@ -204,7 +209,10 @@ mod tests {
         assert_eq!(reach(PASTE, "other(one, two)"), list(&[]));
         let called = format!("{PASTE}#define MANY(x...) PASTE(MANY_, COUNT(x))(x)\n");
         assert_eq!(reach(&called, "MANY(one)"), list(&["one"]));
-        assert_eq!(reach("#define V(...) W(x, __VA_ARGS__)\n#define W(x, ...) x##__VA_ARGS__\n", "V(one, two)"), list(&["one", "two"]));
+        assert_eq!(
+            reach("#define V(...) W(x, __VA_ARGS__)\n#define W(x, ...) x##__VA_ARGS__\n", "V(one, two)"),
+            list(&["one", "two"])
+        );
     }
 
     /// A macro that is a paste by another name, and one that calls what it is handed.

@@ -58,8 +58,10 @@ impl<'a> Mentions<'a> {
         if !changes().all(|names| macros.are_plain(&names.heads) && macros.are_harmless(&names.bodies)) {
             return None;
         }
-        let read: Vec<(PathBuf, File)> =
-            paths.into_par_iter().map(|path| Some((path.clone(), mentions.read(&path, &flows)?))).collect::<Option<_>>()?;
+        let read: Vec<(PathBuf, File)> = paths
+            .into_par_iter()
+            .map(|path| Some((path.clone(), mentions.read(&path, &flows)?)))
+            .collect::<Option<_>>()?;
         let all_words: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.words.iter()).cloned().collect();
         let mut flowing: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.flowing.iter()).cloned().collect();
         macros.expand(&mut flowing);
@@ -76,9 +78,8 @@ impl<'a> Mentions<'a> {
         let object = || modified(&self.tree.objdir.join(&unit.target));
         self.is_about_names(unit)
             && object().is_some_and(|built| {
-                self.reads(unit).all(|path| {
-                    self.files.get(&path).is_some_and(|(mentions, written)| !mentions && *written <= built)
-                })
+                self.reads(unit)
+                    .all(|path| self.files.get(&path).is_some_and(|(mentions, written)| !mentions && *written <= built))
             })
             && !unit.command.iter().any(|argument| words(argument.as_bytes()).any(|word| self.names.contains(word)))
     }
@@ -128,9 +129,11 @@ fn modified(path: &Path) -> Option<SystemTime> {
 /// When an option last changed: each has a file in include/config/, which is touched then (scripts/kconfig/confdata.c).
 /// autoconf.h itself is written anew by every `make oldconfig`.
 fn config_changed(objdir: &Path) -> Option<SystemTime> {
-    let is_option = |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_option =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let files = walkdir::WalkDir::new(objdir.join("include/config")).into_iter().flatten();
-    let options = files.filter(|entry| entry.file_type().is_file() && entry.file_name().to_str().is_some_and(is_option));
+    let options =
+        files.filter(|entry| entry.file_type().is_file() && entry.file_name().to_str().is_some_and(is_option));
     options.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
 }
 

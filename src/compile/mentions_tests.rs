@@ -13,7 +13,8 @@ const HEADER: &str = "include/big.h";
 fn kernel(style: Style) -> Kernel {
     let kernel = Kernel::new(style);
     write(&kernel.tree.objdir.join("include/generated/autoconf.h"), "#define CONFIG_X 1\n");
-    let header = "#define OLD 1\nint old(int);\nstatic inline int both(void)\n{\n\treturn OLD;\n}\n#define PASTE(a, b) a##b\n";
+    let header =
+        "#define OLD 1\nint old(int);\nstatic inline int both(void)\n{\n\treturn OLD;\n}\n#define PASTE(a, b) a##b\n";
     write(&kernel.tree.source.join(HEADER), header);
     for source in READERS {
         let body = if source == "fs/user.c" { "both() + old(OLD)" } else { "CONFIG_X" };

@@ -117,10 +117,8 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
         rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
 
     let mentions = mentions::Mentions::new(units, touched, tree);
-    let settled: Vec<bool> = units
-        .iter()
-        .map(|unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit)))
-        .collect();
+    let settled: Vec<bool> =
+        units.iter().map(|unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit))).collect();
     let open = || units.iter().zip(&settled).filter(|(_, settled)| !**settled).map(|(unit, _)| unit);
     let skip = skip::Skip::new(open(), touched, tree, options.cache);
     let skip = skip.as_ref();

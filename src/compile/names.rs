@@ -184,7 +184,17 @@ fn declared(text: &[u8]) -> Option<Declared<'_>> {
     let head_words: Vec<&[u8]> = words(head).collect();
     let [before @ .., name] = &head_words[..] else { return None };
     const TYPES: [&[u8]; 12] = [
-        b"void", b"int", b"char", b"short", b"long", b"unsigned", b"signed", b"bool", b"_Bool", b"const", b"volatile",
+        b"void",
+        b"int",
+        b"char",
+        b"short",
+        b"long",
+        b"unsigned",
+        b"signed",
+        b"bool",
+        b"_Bool",
+        b"const",
+        b"volatile",
         b"__attribute__",
     ];
     const NOT: [&[u8]; 4] = [b"typedef", b"asm", b"__asm__", b"typeof"];

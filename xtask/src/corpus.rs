@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::{dirs, kernels};
 use crate::report::{ByObject, Report, show};
+use crate::{dirs, kernels};
 
 /// What klp-build must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -90,7 +90,9 @@ impl Spec {
         let stock = self.source.is_some() && self.image.is_some() && self.headers.is_some();
         let task = !matches!(self.when.as_str(), "always" | "long");
         if [built, stock, task].into_iter().filter(|is| *is).count() != 1 {
-            bail!("it must be built (`source`, `config`), of packages (`source`, `image`, `headers`), or have its own task");
+            bail!(
+                "it must be built (`source`, `config`), of packages (`source`, `image`, `headers`), or have its own task"
+            );
         }
         if self.image.is_some() != self.headers.is_some() || (self.suite.is_some() && !built) {
             bail!("`image` and `headers` go together, and `suite` goes with `config`");
@@ -161,7 +163,8 @@ mod tests {
     /// An entry that could be read in two ways is refused.
     #[test]
     fn entries_that_say_two_things_are_refused() {
-        let check = |text: &str| toml::from_str::<Spec>(text).map_err(anyhow::Error::from).and_then(|spec| spec.check());
+        let check =
+            |text: &str| toml::from_str::<Spec>(text).map_err(anyhow::Error::from).and_then(|spec| spec.check());
         let plain = "proves = \"x\"\nwhen = \"always\"\nsource = \"s\"\n";
         assert!(check(&format!("{plain}config = [\"linux-7.config\"]")).is_ok());
         assert!(check(plain).is_err());
