@@ -68,8 +68,41 @@ impl Change {
             }
             change.called.extend(calls.into_iter().map(str::to_owned));
         }
+        for (sign, here) in [('-', &before), ('+', &after)] {
+            change.continued(&diff, sign, here);
+        }
         change.diff = diff;
         change
+    }
+
+    /// Parameters and arguments that changed on another line than the name that they belong to.
+    fn continued(&mut self, diff: &str, sign: char, here: &BTreeSet<&str>) {
+        let mut open: Vec<(String, bool)> = Vec::new();
+        for line in diff.lines() {
+            let Some(text) = line.strip_prefix(' ').or_else(|| line.strip_prefix(sign)) else {
+                if line.starts_with("@@") {
+                    open.clear();
+                }
+                continue;
+            };
+            if line.starts_with(sign) {
+                for (name, declared) in open.iter().filter(|(name, _)| here.contains(name.as_str())) {
+                    self.called.insert(name.clone());
+                    if *declared {
+                        self.declared.insert(name.clone());
+                    }
+                }
+            }
+            let margin = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| matches!(byte, b'(' | b')')) {
+                if byte == b')' {
+                    open.pop();
+                } else {
+                    let name = calls(&text[..=at]).last().copied().unwrap_or_default();
+                    open.push((name.to_owned(), margin && open.is_empty()));
+                }
+            }
+        }
     }
 
     /// Whether the change of a header, `self`, belongs to the change of a file: both bring or take the same name, or one
@@ -80,9 +113,12 @@ impl Change {
     }
 
     /// Whether another file's change, `self`, is needed by a change that includes `header` changes: it defines what those
-    /// newly use, or uses what they declare otherwise.
+    /// newly use, newly uses what those define, or uses what they declare otherwise.
     pub fn needed_by(&self, others: &Change, header: bool) -> bool {
-        let defines = self.declared.iter().any(|n| self.fresh.contains(n) && others.fresh.contains(n));
+        let brings = |one: &Change, other: &Change| {
+            one.declared.iter().any(|n| one.fresh.contains(n) && other.fresh.contains(n) && other.called.contains(n))
+        };
+        let defines = brings(self, others) || brings(others, self);
         let prototype = |n: &String| self.called.contains(n) && !others.fresh.contains(n);
         defines || (header && others.declared.iter().any(prototype)) || (header && others.loses(self))
     }
@@ -175,6 +211,16 @@ mod tests {
         assert!(!change("int put(int);\n", "int put(int, int);\n").belongs_to(&file));
     }
 
+    /// A parameter on a line of its own belongs to the function's name, on the line before.
+    #[test]
+    fn continued_lines() {
+        let diff = "@@ -1,2 +1,2 @@\n int copy(struct vma **p,\n-\tbool *a);\n+\tlong *a);\n int other(void);\n";
+        let text = |last: &str| format!("int copy(struct vma **p,\n\t{last} *a);\nint other(void);\n");
+        let change = Change::new(diff.to_owned(), &text("bool"), &text("long"));
+        assert_eq!(change.declared, ["copy".to_owned()].into());
+        assert_eq!(change.called, ["copy".to_owned()].into());
+    }
+
     /// Words of comments and strings are no names: two changes that both speak of "kernel pages" have nothing to do with
     /// each other.
     #[test]
@@ -194,6 +240,7 @@ mod tests {
         let user = change("", "\tfoo_init(1);\n");
         let definer = change("", "int foo_init(int x)\n");
         assert!(definer.needed_by(&user, false));
+        assert!(user.needed_by(&definer, false));
         assert!(!user.needed_by(&change("", "\tbar_init(1);\n"), false));
     }
 
