@@ -62,6 +62,9 @@ mod tests {
         assert_eq!(edit("return a;", "if (a) {\n\t\treturn 2;\n\t}\n\treturn a;"), Some(vec!["f".to_owned()]));
         assert_eq!(edit("return f(1);", "return f('}');"), Some(vec!["g".to_owned()]));
         assert_eq!(edit("/* about { f */", "// more\n"), Some(Vec::new()));
+        let text = HEADER.replace("f(1)", "f(\"a  b\")");
+        assert_eq!(changed(&text, &text.replace("a  b", "a b")), Some(vec!["g".to_owned()]));
+        assert_eq!(changed(&text, &text.replace("return f", "return  f")), Some(Vec::new()));
         let bodies = changed_bodies(HEADER.as_bytes(), HEADER.replace("f(1)", "M(N)").as_bytes()).unwrap();
         let words = &bodies[&b"g"[..]];
         assert!(words.contains(&b"M"[..]) && words.contains(&b"N"[..]));
@@ -75,6 +78,8 @@ mod tests {
             ("int f(int a)", "int f(long a)"),
             ("int f(int a)", "int h(int a)"),
             ("static inline int f", "int f"),
+            ("static inline int f", "static __always_inline int f"),
+            ("static __always_inline int g", "static inline int g"),
             ("#define H\n", "#define H 1\n"),
             ("return a;", "#ifdef A\n\treturn 1;\n#endif\n\treturn a;"),
             ("return a;", "return a; } int x; {"),

@@ -11,6 +11,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use super::items::{Kind, body_start, words};
 use super::pieces::{MARK, Masked, Piece, is_balanced};
+use super::tokens::fold;
 
 type Words = BTreeSet<Vec<u8>>;
 
@@ -128,11 +129,7 @@ fn add(words: &mut Words, word: &[u8]) {
 fn key(piece: &Piece<'_>) -> (bool, Vec<u8>, Vec<Vec<u8>>) {
     match piece {
         Piece::Directive(text) => (true, text.to_vec(), Vec::new()),
-        Piece::Item { text, inside, .. } => {
-            let tokens: Vec<&[u8]> =
-                text.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty()).collect();
-            (false, tokens.join(&b' '), inside.iter().map(|text| text.to_vec()).collect())
-        }
+        Piece::Item { text, inside, .. } => (false, fold(text), inside.iter().map(|text| text.to_vec()).collect()),
     }
 }
 

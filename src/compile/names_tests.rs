@@ -33,6 +33,9 @@ fn named() {
     assert_eq!(edit("((x) + 1)", "(x)"), names(&["M"], &[]));
     assert_eq!(edit("f(0)", "f(1)"), names(&["g"], &[]));
     assert_eq!(edit("static inline int g(void)", "static inline long g(int x)"), names(&["g"], &[]));
+    let text = HEADER.replace("f(0)", "f(\"a  b\")");
+    assert_eq!(about(&text, &text.replace("a  b", "a b")), names(&["g"], &[]));
+    assert_eq!(edit("static inline", "static __always_inline"), names(&["g"], &[]));
     let more = "static __always_inline void h(void)\n{\n\tif (1) {\n#if X\n\t\tf(0);\n#endif\n\t}\n}\nint f(";
     assert_eq!(edit("int f(", more), names(&[], &["h"]));
     let gone = &HEADER[HEADER.find("static").unwrap()..HEADER.rfind("#endif").unwrap()];

@@ -4,6 +4,7 @@
 //! decides what the item is: it leaves a mark there, so that texts are the same only if it stands at the same place.
 
 use super::items::{Kind, cut};
+use super::tokens::fold;
 
 /// What stands at file scope, in the order of the file.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) enum Piece<'t> {
 
 /// Stands for a directive.
 pub(super) const MARK: u8 = 1;
+/// Stands behind an `inline` that was written `__always_inline`.
+const ALWAYS: u8 = 2;
 
 /// A file with its comments blanked, and its directives apart.
 pub(super) struct Masked {
@@ -103,22 +106,21 @@ pub(super) fn without_comments(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The kernel's names for `inline` (include/linux/compiler_types.h), replaced in place by what they mean.
+/// The kernel's other name for `inline` (include/linux/compiler_types.h), replaced in place, with a mark behind it: it does not mean
+/// quite the same.
 fn inline_words(code: &mut [u8]) {
     const NAME: &[u8] = b"__always_inline";
     let found: Vec<usize> = memchr::memmem::find_iter(code, NAME).collect();
     for at in found {
         code[at..at + NAME.len()].fill(b' ');
         code[at..at + 6].copy_from_slice(b"inline");
+        code[at + 6] = ALWAYS;
     }
 }
 
-/// The same but for layout between tokens that stand on lines of their own: comments have become blanks.
+/// The same tokens: comments have become blanks, and blanks count in literals only.
 pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
-    let tokens = |text: &[u8]| -> Vec<Vec<u8>> {
-        text.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
-    };
-    one == other || tokens(one) == tokens(other)
+    one == other || fold(one) == fold(other)
 }
 
 /// Whether all brackets are closed, in order of their kinds.
