@@ -42,8 +42,13 @@ impl Flows {
             let pastes: Vec<&[u8]> =
                 macros.all().filter(|(_, text)| flows.is_paste(text)).map(|(name, _)| name).collect();
             flows.pastes.extend(pastes.into_iter().map(<[u8]>::to_vec));
+            // Who hands a parameter to one that calls it is as good as one that calls it.
+            let mut callers: Vec<&[u8]> = Vec::new();
             for (name, replacement) in macros.all() {
                 let own = parameters(replacement);
+                if flows.hands_to_caller(replacement, &own) {
+                    callers.push(name);
+                }
                 for argument in flows.handed(replacement)? {
                     let flowing = own.iter().enumerate().filter(|(_, own)| words(argument).any(|word| word == **own));
                     more.extend(flowing.map(|(index, _)| (name, index)));
@@ -53,11 +58,14 @@ impl Flows {
                     more.push((name, 0));
                 }
             }
-            let count = |flows: &Flows| flows.pastes.len() + flows.by_name.values().map(BTreeSet::len).sum::<usize>();
+            let count = |flows: &Flows| {
+                flows.pastes.len() + flows.callers.len() + flows.by_name.values().map(BTreeSet::len).sum::<usize>()
+            };
             let before = count(&flows);
             for (name, index) in more {
                 flows.by_name.entry(name.to_vec()).or_default().insert(index);
             }
+            flows.callers.extend(callers.into_iter().map(<[u8]>::to_vec));
             if before == count(&flows) {
                 return Some(flows);
             }
@@ -73,6 +81,15 @@ impl Flows {
             }
         }
         true
+    }
+
+    /// Whether a replacement hands one of its parameters, by itself, to a macro that calls it.
+    fn hands_to_caller(&self, replacement: &[u8], own: &[&[u8]]) -> bool {
+        !own.is_empty()
+            && words(replacement).filter(|word| self.callers.contains(*word)).any(|word| {
+                let given = arguments(&replacement[word.as_ptr().addr() - replacement.as_ptr().addr() + word.len()..]);
+                given.is_some_and(|(given, _)| given.iter().any(|given| own.contains(&given.trim_ascii())))
+            })
     }
 
     /// Whether a replacement, with its parameters before it, is nothing but words pasted together.
@@ -225,5 +242,8 @@ mod tests {
         let caller = format!("{PASTE}#define EACH(what) what(one, two)\n");
         assert_eq!(reach(&caller, "EACH(PASTE)"), None);
         assert_eq!(reach(&caller, "EACH(other)"), Some(vec![]));
+        let through = format!("{caller}#define ALL(what) EACH(what)\n");
+        assert_eq!(reach(&through, "ALL(PASTE)"), None);
+        assert_eq!(reach(&through, "ALL(other)"), Some(vec![]));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In: replacements that paste (`a##_lock`), and the words of all files. Out: whether a name may come of them. Hard because what
 //! is pasted can be an argument, and that the result of another paste: so any word counts as an argument, results of
-//! one paste do too, and where nothing but arguments is pasted, three words in a row.
+//! one paste do too, and where nothing but arguments is pasted ([`super::flows`]), any number in a row.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -32,12 +32,12 @@ impl Pastes {
 
     /// Whether the name may be pasted together.
     pub(super) fn may_make(&self, name: &[u8]) -> bool {
-        let any = |piece: &[u8]| self.is_word(piece) || self.makes_once(piece);
+        let any = |piece: &[u8]| self.is_word(piece) || self.makes_once(piece) || self.is_several(piece);
         self.patterns.iter().any(|pattern| fits(pattern, name, &any)) || self.is_several(name)
     }
 
     fn is_word(&self, piece: &[u8]) -> bool {
-        piece.is_empty() || self.words.contains(piece)
+        piece.iter().all(u8::is_ascii_digit) || self.words.contains(piece)
     }
 
     /// Whether one paste makes the piece.
@@ -131,6 +131,11 @@ mod tests {
         assert!(makes(&["(x, y) x##_##y(int)"], &["read", "lock"], "read_lock"));
         assert!(makes(&["(x) x##_lock", "(x) my_##x"], &["old"], "my_old_lock"));
         assert!(makes(&[" a##b"], &[], "ab"));
+        // A counter, and what another paste made of arguments.
+        assert!(makes(&["(n) f_##n"], &[], "f_12"));
+        let both = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<HashSet<_>>();
+        let pastes = Pastes::new([&b"(x) x##_lock"[..]].into_iter(), HashSet::new(), both(&["my", "_old"]));
+        assert!(pastes.may_make(b"my_old_lock") && !pastes.may_make(b"your_lock"));
         assert!(!makes(&["(x) x##_lock"], &["my"], "your_lock"));
         assert!(!makes(&["(x) x##_lock"], &["my"], "my_locks"));
     }
