@@ -1,6 +1,6 @@
 //! From two objects per unit to patch objects: verdicts, proof against the image, references.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use super::inputs::Workbench;
+use super::owners;
 use crate::check::live::always_running;
 use crate::diff::{self, Diff};
 use crate::elf::{self, Object};
@@ -24,23 +26,33 @@ use crate::verify::{self, Evidence, Loaded};
 
 /// The verdict on each pair, in the order of the units.
 pub(super) fn compare<'o>(
+    bench: Workbench<'_>,
     units: &[Unit],
     objects: &'o [(usize, Object, Object)],
-    request: &Request,
     report: &mut Report,
 ) -> Result<Vec<(usize, Diff<'o>)>> {
-    let options = diff::Options { require_call_sites: true, carry_tables: request.carry_tables };
     let diffs: Vec<(usize, Diff<'o>)> = objects
         .par_iter()
         .map(|(unit, original, patched)| {
+            let index = *unit;
+            let unit = &units[index];
+            let options = diff::Options {
+                require_call_sites: true,
+                carry_tables: bench.request.carry_tables,
+                built_in: unit.object == "vmlinux",
+            };
             let diff = diff::diff(original, patched, options)
-                .with_context(|| format!("failed to compare `{}`", units[*unit].target.display()))?;
-            Ok((*unit, diff))
+                .with_context(|| format!("failed to compare `{}`", unit.target.display()))?;
+            if diff.asks_for_owners() {
+                return Ok((index, owners::settle(bench, unit, (original, patched), options, diff)?));
+            }
+            Ok((index, diff))
         })
         .collect::<Result<_>>()?;
     for (unit, diff) in &diffs {
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
+        report.notes.extend(diff.notes.iter().map(|note| format!("{}: {note}", unit.object)));
         report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
         let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
         report.warnings.extend(changed.filter_map(|f| {
@@ -170,6 +182,7 @@ pub(super) fn resolve(
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
+        report.warnings.extend(diff.handed_out(&closure).iter().map(|warning| format!("{}: {warning}", unit.object)));
         if !resolved.account.adds_up() {
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }
@@ -189,7 +202,8 @@ pub(super) fn resolve(
         let held = diff.data.held.clone();
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
-    report.refusals.dedup_by(|a, b| a.message == b.message && a.object == b.object);
+    let mut said = HashSet::new();
+    report.refusals.retain(|r| said.insert((r.message.clone(), r.object.clone())));
     Ok(parts)
 }
 

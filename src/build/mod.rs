@@ -9,6 +9,7 @@ mod inputs;
 mod lines;
 mod many;
 mod module;
+mod owners;
 mod types;
 
 use std::collections::BTreeMap;
@@ -87,7 +88,7 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
     report.warnings.extend(compiles.warnings.iter().cloned());
 
     progress.step("comparing");
-    let diffs = compare::compare(&units, &compiles.pairs, request, &mut report)?;
+    let diffs = compare::compare(bench, &units, &compiles.pairs, &mut report)?;
     if diffs.iter().all(|(_, d)| d.is_empty()) && report.refusals.is_empty() {
         report.outcome = Outcome::Unchanged;
         return Ok(report);

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{print, status};
-use crate::diff::{self, closure};
+use crate::diff::{self, Owners, closure};
+use crate::dwarf::locals;
 use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
@@ -57,11 +58,19 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         None => Symvers::default(),
     };
     let name = opts.object.clone().unwrap_or_else(|| object_name(&original));
-    let options = diff::Options { carry_tables: opts.carry_tables, ..diff::Options::default() };
-    let diff = diff::diff(&original, &patched, options)
-        .with_context(|| format!("failed to compare `{}` and `{}`", opts.original.display(), opts.patched.display()))?;
+    let built_in = opts.object.as_deref() == Some("vmlinux");
+    let options = diff::Options { carry_tables: opts.carry_tables, built_in, ..diff::Options::default() };
+    let failed = || format!("failed to compare `{}` and `{}`", opts.original.display(), opts.patched.display());
+    let mut diff = diff::diff(&original, &patched, options).with_context(failed)?;
+    if diff.asks_for_owners()
+        && let (Some(before), Some(after)) = (locals::owners(&original)?, locals::owners(&patched)?)
+    {
+        let owners = Some(Owners { original: &before, patched: &after });
+        diff = diff::diff_with_owners(&original, &patched, options, owners).with_context(failed)?;
+    }
     let mut report = Report::new();
     report.add(&name, None, &diff);
+    report.notes.extend(diff.notes.iter().map(|note| format!("{name}: {note}")));
     report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&name)));
     let mut written = None;
     if diff.is_empty() {
@@ -82,6 +91,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
         report.warnings.extend(resolved.warnings.iter().cloned());
+        report.warnings.extend(diff.handed_out(&closure).iter().map(|warning| format!("{name}: {warning}")));
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);

@@ -74,6 +74,8 @@ pub struct Closure {
     pub refs: Vec<CarriedRef>,
     /// Boot-time constants in carried code.
     pub runtime_consts: Vec<RuntimeConst>,
+    /// New functions whose addresses the carried code or data gives away, and what does it.
+    pub handed_out: Vec<(AtomId, AtomId)>,
     /// Why some of it cannot travel.
     pub refusals: Vec<Refusal>,
 }
@@ -141,8 +143,11 @@ impl Walk<'_, '_> {
         for reference in refs {
             match self.dest(atom, &reference) {
                 Ok(dest) => {
-                    if let Dest::Carried(target, _) = dest {
+                    if let Dest::Carried(target, offset) = dest {
                         self.take(target);
+                        if self.gives_away(atom, &reference, target, offset) {
+                            self.out.handed_out.push((target, atom));
+                        }
                     }
                     self.out.refs.push(CarriedRef { atom, reference, dest });
                 }
@@ -151,6 +156,16 @@ impl Walk<'_, '_> {
                 Err(refusal) => self.out.refusals.push(*refusal),
             }
         }
+    }
+
+    /// Whether this is the address of a new function, for somebody to call it by later.
+    fn gives_away(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> bool {
+        let tables = &self.diff.new_tables;
+        self.carried.get(&target) == Some(&Verdict::New)
+            && offset == self.symbol_offset(target)
+            && r.usage != Use::Branch
+            && self.side().atom(from).kind != Kind::Entry
+            && tables.whole(from) != target
     }
 
     fn is_gone_code(&self, id: AtomId) -> bool {

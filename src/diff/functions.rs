@@ -4,11 +4,14 @@
 //! function that ftrace cannot redirect: a static one whose every use is a direct call is as good as
 //! inlined, so its callers change in its place; any other is refused.
 
+use std::collections::BTreeSet;
+
 use super::Options;
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::{Compare, Difference};
 use super::names;
+use super::registered;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::HashMap;
@@ -105,6 +108,24 @@ fn with_instructions(compare: &Compare<'_, '_>, old: AtomId, new: AtomId, mut fo
     found
 }
 
+/// Leaves out code for unloading of what is built in, which never runs; says so.
+pub fn drop_unloading(new: &Side<'_>, functions: &mut Vec<FunctionVerdict>, options: Options) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !options.built_in {
+        return notes;
+    }
+    let unloading = |f: &FunctionVerdict| f.patched.is_some_and(|id| names::is_exit_section(new.section_name(id)));
+    for function in functions.iter_mut().filter(|f| f.verdict == Verdict::Changed && unloading(f)) {
+        function.verdict = Verdict::Same;
+        notes.push(format!(
+            "the change of `{}` is left out: it is code for unloading, and what is built into the kernel is never unloaded",
+            function.name
+        ));
+    }
+    functions.retain(|f| f.verdict != Verdict::New || !unloading(f));
+    notes
+}
+
 /// Refuses changed functions that cannot be redirected, or lets their callers change instead.
 pub fn spread_unhookable(
     compare: &Compare<'_, '_>,
@@ -131,7 +152,10 @@ pub fn spread_unhookable(
         let section = new.section_name(id);
         let is_new = function.verdict == Verdict::New;
         if names::is_init_section(section) || names::is_exit_section(section) {
-            refusals.push(gone_code(&function, section, is_new));
+            // A new initcall is refused for itself.
+            if !is_new || !registered::is_registered(new, id) {
+                refusals.push(gone_code(&function, section, is_new));
+            }
             continue;
         }
         if is_new {
@@ -156,7 +180,8 @@ pub fn spread_unhookable(
         let uses = callers.get(&id);
         let spreadable = !new.is_global(id) && uses.is_some_and(|u| !u.address_taken && !u.callers.is_empty());
         if !spreadable {
-            refusals.push(not_hookable(&function, section, new.is_global(id)));
+            let callers: Vec<&str> = uses.iter().flat_map(|u| &u.callers).map(|caller| new.name(*caller)).collect();
+            refusals.push(not_hookable(&function, section, new.is_global(id), &callers));
             continue;
         }
         for caller in &uses.expect("spreadable").callers {
@@ -192,12 +217,17 @@ fn gone_code(function: &FunctionVerdict, section: &str, is_new: bool) -> Refusal
         .at(section, 0)
 }
 
-fn not_hookable(function: &FunctionVerdict, section: &str, global: bool) -> Refusal {
+fn not_hookable(function: &FunctionVerdict, section: &str, global: bool, callers: &[&str]) -> Refusal {
+    let callers: BTreeSet<&str> = callers.iter().copied().collect();
+    let named = match callers.len() {
+        0 => String::new(),
+        _ => format!(" (here: {})", callers.into_iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ")),
+    };
     let why = if global { "and it can be called from other files" } else { "and its address is taken" };
     Refusal::new(
         Reason::NotHookable,
         format!("changed function `{}` has no ftrace call site (notrace, or its file is), {why}", function.name),
-        "change the functions that call it, or patch the traced function around it",
+        format!("change the functions that call it{named}, or patch the traced function around it"),
     )
     .symbol(&function.name)
     .at(section, 0)

@@ -10,6 +10,7 @@ pub mod compare;
 mod cut;
 mod data;
 mod entries;
+mod files;
 mod functions;
 pub mod names;
 mod readers;
@@ -19,7 +20,10 @@ pub mod special;
 mod strays;
 pub mod tables;
 pub mod twins;
+mod users;
 pub mod verdict;
+
+use std::collections::BTreeMap;
 
 use crate::elf::Object;
 use crate::elf::Section;
@@ -37,6 +41,17 @@ pub struct Options {
     pub require_call_sites: bool,
     /// Let changed constant tables travel, and change every function that reads them.
     pub carry_tables: bool,
+    /// The objects are built into the kernel's image, where code for unloading never runs.
+    pub built_in: bool,
+}
+
+/// The function that declares each static local, by the local's symbol, on both sides.
+#[derive(Debug, Clone, Copy)]
+pub struct Owners<'a> {
+    /// Of the original.
+    pub original: &'a BTreeMap<String, String>,
+    /// Of the patched side.
+    pub patched: &'a BTreeMap<String, String>,
 }
 
 /// Compares two objects.
@@ -45,13 +60,28 @@ pub struct Options {
 ///
 /// When the objects are not of one supported architecture; everything else is in the returned [`Diff`].
 pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> anyhow::Result<Diff<'o>> {
+    diff_with_owners(original, patched, options, None)
+}
+
+/// The same, with what debug information says of static locals: worth asking for where
+/// [`Diff::asks_for_owners`].
+///
+/// # Errors
+///
+/// As [`diff`].
+pub fn diff_with_owners<'o>(
+    original: &'o Object,
+    patched: &'o Object,
+    options: Options,
+    owners: Option<Owners<'_>>,
+) -> anyhow::Result<Diff<'o>> {
     if original.e_machine != patched.e_machine || original.little_endian != patched.little_endian {
         anyhow::bail!("the objects are for different machines ({} and {})", original.e_machine, patched.e_machine);
     }
     let (Some(old), Some(new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);
     };
-    let mut twins = twins::correlate(&old, &new);
+    let mut twins = twins::correlate(&old, &new, owners);
     let (old_tables, new_tables) = rayon::join(|| Tables::new(&old), || Tables::new(&new));
     let mut refusals: Vec<Refusal> = Vec::new();
 
@@ -62,6 +92,7 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
     } else {
         Default::default()
     };
+    let notes = functions::drop_unloading(&new, &mut functions, options);
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
     let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
@@ -79,7 +110,7 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
     drop(compare);
     twins.constants = constants.constants;
     twins.end_trials(&new, &new_tables, &functions);
-    Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, refusals })
+    Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, notes, refusals })
 }
 
 /// What could not be read matters as soon as anything changed: a function's entry may be in it.

@@ -33,6 +33,13 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
     }
 }
 
+/// Whether a table of this kind leads to a function.
+pub fn is_registered(side: &Side<'_>, function: AtomId) -> bool {
+    side.object.section_ids().filter(|id| registration(side, *id).is_some()).any(|section| {
+        side.refs[section.index()].iter().any(|r| matches!(r.target, Target::Atom(atom, _) if atom == function))
+    })
+}
+
 fn registration(side: &Side<'_>, id: SectionId) -> Option<String> {
     let section = side.object.section(id);
     (special::rule(&section.name) == Some(Rule::Registration) && section.sh_size > 0).then(|| section.name.clone())
@@ -40,7 +47,7 @@ fn registration(side: &Side<'_>, id: SectionId) -> Option<String> {
 
 fn addition(section: &str, entry: &str, offset: u64) -> Refusal {
     let (what, advice) = if section.contains("initcall") {
-        ("initcall", "call the function from a post-patch callback instead")
+        ("initcall", "do its work in a post-patch callback (klp_build.h) instead, or leave it out of the patch")
     } else if section == "__param" {
         ("module parameter", "use a variable that a callback or sysctl sets; parameters exist from load on only")
     } else if section.contains("ksymtab") || section == ".export_symbol" || section.contains("kcrctab") {

@@ -62,7 +62,11 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
             }
             _ => None,
         });
-        if let Some(function) = about {
+        // PCI quirks (DECLARE_PCI_FIXUP_* of include/linux/pci.h): an address of a function, which stays the original's.
+        let is_quirk = section.starts_with(".pci_fixup");
+        if let Some(function) = about
+            && !is_quirk
+        {
             let message = format!("an entry of `{section}` speaks about `{function}`, and what it says is not known");
             refusals.push(refusal(new, id, Reason::UnknownSection, message));
             continue;
@@ -74,6 +78,10 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         let candidates = before.entry(section).or_default();
         if let Some(at) = candidates.iter().position(|other| compare.same(*other, id)) {
             candidates.remove(at);
+            continue;
+        }
+        if is_quirk {
+            refusals.push(new_quirk(new, id, tables, functions));
             continue;
         }
         let found = match new.atom(id).kind {
@@ -97,6 +105,26 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         };
         refusals.push(found);
     }
+}
+
+/// A quirk, with the new functions that the section leads to: what it consists of has no names of its own.
+fn new_quirk(side: &Side<'_>, id: AtomId, tables: &Tables, functions: &[FunctionVerdict]) -> Refusal {
+    let new: HashSet<AtomId> =
+        functions.iter().filter(|f| f.verdict == Verdict::New).filter_map(|f| f.patched).collect();
+    let leads_to = side.refs_of(id).iter().filter_map(|r| match r.target {
+        Target::Atom(target, _) => Some(tables.whole(target)),
+        _ => None,
+    });
+    let names: Vec<String> =
+        leads_to.filter(|target| new.contains(target)).map(|target| format!("`{}`", side.name(target))).collect();
+    let of = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+    let section = side.section_name(id);
+    Refusal::new(
+        Reason::NeverRuns,
+        format!("a PCI quirk{of} in `{section}` is new or changed: the kernel looks for quirks in its own table only"),
+        "do in a callback what it does, for the devices that are there, or leave it out of the patch",
+    )
+    .at(section, side.atom(id).start)
 }
 
 fn refusal(side: &Side<'_>, id: AtomId, reason: Reason, message: String) -> Refusal {

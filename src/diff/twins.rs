@@ -13,20 +13,22 @@
 //! 4. Same stem, several: the pair that alone shares users, size and contents (`__quirk.7`, `.8`);
 //!    then users and size; then users. Contents decide among data of one function only when it has as
 //!    many on both sides: else one of them came or went, and it may be any.
+//!    Where debug information says in whose braces each is declared, that comes first: `new_cpus.1` and
+//!    `.4` of kernel/cgroup/cpuset.c are of two functions that both end up inlined into a third.
 //! 5. Equal ones of one function (two `__quirk` in it) are taken in the order of their use, on trial:
 //!    right if the function turns out not to have changed, ambiguous if it has.
 //! 6. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
+use super::files::{FileKey, Files};
+use super::users::{Users, users, users_of};
 use super::verdict::{FunctionVerdict, Verdict};
-use super::{names, tables};
-use crate::elf::SymbolId;
+use super::{Owners, names, tables};
 use crate::elf::id::{HashMap, HashSet};
-use crate::elf::object::stt;
 
 /// The map between two sides.
 #[derive(Debug, Default)]
@@ -119,56 +121,8 @@ impl Twins {
     }
 }
 
-/// A source file of both sides: a number for its name and which of several of that name it is.
-type FileKey = usize;
-
-/// The source files of both sides, matched by name and order.
-struct Files {
-    old: HashMap<SymbolId, FileKey>,
-    new: HashMap<SymbolId, FileKey>,
-}
-
-impl Files {
-    fn new(original: &Side<'_>, patched: &Side<'_>) -> Files {
-        let list = |side: &Side<'_>| {
-            let mut seen: HashMap<String, Vec<SymbolId>> = HashMap::default();
-            for id in side.object.symbol_ids().filter(|id| side.object.symbol(*id).st_type == stt::FILE) {
-                seen.entry(side.object.symbol(id).name.clone()).or_default().push(id);
-            }
-            seen
-        };
-        let (theirs, ours) = (list(original), list(patched));
-        let mut numbers: HashMap<(String, usize), FileKey> = HashMap::default();
-        let mut keys = |mine: &HashMap<String, Vec<SymbolId>>, other: &HashMap<String, Vec<SymbolId>>| {
-            let mut keys = HashMap::default();
-            for (name, ids) in mine {
-                let matched = other.get(name).is_some_and(|o| o.len() == ids.len());
-                for (i, id) in ids.iter().enumerate() {
-                    let next = numbers.len();
-                    let key = (name.clone(), if matched { i } else { 0 });
-                    keys.insert(*id, *numbers.entry(key).or_insert(next));
-                }
-            }
-            keys
-        };
-        Files { old: keys(&theirs, &ours), new: keys(&ours, &theirs) }
-    }
-
-    fn key(keys: &HashMap<SymbolId, FileKey>, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
-        keys.get(&side.object.symbol(*side.atom(id).symbols.first()?).file?).copied()
-    }
-
-    fn of_old(&self, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
-        Files::key(&self.old, side, id)
-    }
-
-    fn of_new(&self, side: &Side<'_>, id: AtomId) -> Option<FileKey> {
-        Files::key(&self.new, side, id)
-    }
-}
-
 /// Pairs the functions and the named data of two sides.
-pub fn correlate<'o>(original: &'o Side<'_>, patched: &'o Side<'_>) -> Twins {
+pub fn correlate<'o>(original: &'o Side<'_>, patched: &'o Side<'_>, owners: Option<Owners<'_>>) -> Twins {
     let mut twins = Twins::default();
     let files = Files::new(original, patched);
     let certain = |side: &Side<'_>, id: AtomId| !names::is_numbered(side.name(id));
@@ -202,7 +156,8 @@ pub fn correlate<'o>(original: &'o Side<'_>, patched: &'o Side<'_>) -> Twins {
     pair_by_alias(original, patched, &mut twins);
     // 3 and 4 for functions first, since users of data are named by their functions.
     for kind in [Kind::Function, Kind::Data] {
-        pair_numbered(original, patched, &mut twins, kind, &files, &old_users, &new_users);
+        let owners = owners.filter(|_| kind == Kind::Data);
+        pair_numbered((original, patched), &mut twins, kind, &files, (&old_users, &new_users), owners);
     }
     twins
 }
@@ -280,13 +235,12 @@ fn pair_by_alias(original: &Side<'_>, patched: &Side<'_>, twins: &mut Twins) {
 
 /// Levels 3 to 6 for one kind.
 fn pair_numbered(
-    original: &Side<'_>,
-    patched: &Side<'_>,
+    (original, patched): (&Side<'_>, &Side<'_>),
     twins: &mut Twins,
     kind: Kind,
     files: &Files,
-    old_users: &Users,
-    new_users: &Users,
+    (old_users, new_users): (&Users, &Users),
+    owners: Option<Owners<'_>>,
 ) {
     let mut theirs: BTreeMap<(Cow<'_, str>, Option<FileKey>), Vec<AtomId>> = BTreeMap::new();
     for id in open(original, &twins.forward, kind) {
@@ -298,6 +252,10 @@ fn pair_numbered(
     }
     for (key, old) in &theirs {
         let Some(new) = ours.get(key) else { continue };
+        if old.iter().all(|id| is_text_for_tracers(original, *id)) {
+            pair_texts((original, patched), twins, (old, new));
+            continue;
+        }
         if let ([old], [new]) = (old.as_slice(), new.as_slice()) {
             let (a, b) = (users_of(old_users, *old), users_of(new_users, *new));
             if kind == Kind::Function || !a.is_disjoint(b) || (a.is_empty() && b.is_empty()) {
@@ -307,8 +265,15 @@ fn pair_numbered(
             }
             continue;
         }
-        for level in 0..3 {
-            pair_level(original, patched, twins, (old, new), level, (old_users, new_users));
+        let groups = owners.and_then(|owners| by_owner((original, patched), (old, new), owners));
+        for (old, new) in groups.as_ref().into_iter().flatten() {
+            match (old.as_slice(), new.as_slice()) {
+                ([old], [new]) => twins.pair(*old, *new),
+                (old, new) => pair_levels((original, patched), twins, (old, new), (old_users, new_users)),
+            }
+        }
+        if groups.is_none() {
+            pair_levels((original, patched), twins, (old, new), (old_users, new_users));
         }
         let rest: Vec<AtomId> = old.iter().copied().filter(|id| !twins.forward.contains_key(id)).collect();
         if !rest.is_empty() {
@@ -319,8 +284,35 @@ fn pair_numbered(
     }
 }
 
+/// Splits candidates of one stem by the functions that declare them, where that is known of all.
+fn by_owner(
+    (original, patched): (&Side<'_>, &Side<'_>),
+    (old, new): (&[AtomId], &[AtomId]),
+    owners: Owners<'_>,
+) -> Option<Vec<(Vec<AtomId>, Vec<AtomId>)>> {
+    let mut groups: BTreeMap<&str, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
+    for id in old {
+        groups.entry(owners.original.get(original.name(*id))?).or_default().0.push(*id);
+    }
+    for id in new {
+        groups.entry(owners.patched.get(patched.name(*id))?).or_default().1.push(*id);
+    }
+    Some(groups.into_values().collect())
+}
+
 fn open<'s>(side: &'s Side<'_>, taken: &'s HashMap<AtomId, AtomId>, kind: Kind) -> impl Iterator<Item = AtomId> + 's {
     candidates(side).filter(move |id| side.atom(*id).kind == kind && !taken.contains_key(id))
+}
+
+fn pair_levels(
+    (original, patched): (&Side<'_>, &Side<'_>),
+    twins: &mut Twins,
+    candidates: (&[AtomId], &[AtomId]),
+    users: (&Users, &Users),
+) {
+    for level in 0..3 {
+        pair_level(original, patched, twins, candidates, level, users);
+    }
 }
 
 /// One of the levels 4 and 5: pairs what alone has its signature.
@@ -374,6 +366,25 @@ fn pair_level(
     }
 }
 
+/// A pointer by which trace tools find a text that the code records by its address, and that nobody writes
+/// (`tracepoint_string` in include/linux/tracepoint.h).
+fn is_text_for_tracers(side: &Side<'_>, id: AtomId) -> bool {
+    side.section_name(id) == "__tracepoint_str"
+}
+
+/// Two with one text mean the same, whoever uses them; a text that the original has not is a new one.
+fn pair_texts((original, patched): (&Side<'_>, &Side<'_>), twins: &mut Twins, (old, new): (&[AtomId], &[AtomId])) {
+    let mut by_text: HashMap<_, Vec<AtomId>> = HashMap::default();
+    for id in old.iter().rev() {
+        by_text.entry(shape(original, *id)).or_default().push(*id);
+    }
+    for id in new {
+        if let Some(twin) = by_text.get_mut(&shape(patched, *id)).and_then(Vec::pop) {
+            twins.pair(twin, *id);
+        }
+    }
+}
+
 /// Contents as far as they do not depend on the rest of the object: bytes, and the stems of what is referred to.
 fn shape(side: &Side<'_>, id: AtomId) -> (Vec<u8>, Vec<(u64, String, i64)>) {
     let start = side.atom(id).start;
@@ -390,57 +401,4 @@ fn shape(side: &Side<'_>, id: AtomId) -> (Vec<u8>, Vec<(u64, String, i64)>) {
         (r.reloc.r_offset - start, name, addend)
     });
     (side.bytes(id).to_vec(), refs.collect())
-}
-
-/// Who refers to a datum.
-#[derive(Debug, Default)]
-struct UsersOf {
-    /// Stems of the functions (or data), `.cold` parts counted as their parents.
-    names: BTreeSet<String>,
-    /// The first of them, and where in it.
-    first_use: (String, u64),
-}
-
-type Users = HashMap<AtomId, UsersOf>;
-
-fn users_of(users: &Users, id: AtomId) -> &BTreeSet<String> {
-    static NO_ONE: BTreeSet<String> = BTreeSet::new();
-    users.get(&id).map_or(&NO_ONE, |u| &u.names)
-}
-
-/// The users of everything that is `wanted`; a table's entry counts as the function it is about.
-fn users(side: &Side<'_>, wanted: impl Fn(AtomId) -> bool) -> Users {
-    let mut users = Users::default();
-    for id in side.ids() {
-        let user = match side.atom(id).kind {
-            Kind::Function | Kind::Data => id,
-            Kind::Entry => match side.refs_of(id).first().map(|r| r.target) {
-                Some(Target::Atom(function, _)) if side.atom(function).kind == Kind::Function => function,
-                _ => continue,
-            },
-            _ => continue,
-        };
-        let mut stem: Option<String> = None;
-        for r in side.refs_of(id) {
-            if let Target::Atom(target, _) = r.target
-                && matches!(side.atom(target).kind, Kind::Data | Kind::Function)
-                && target != user
-                && wanted(target)
-            {
-                let name = stem.get_or_insert_with(|| {
-                    let name = names::stem(side.name(user));
-                    name.split('.').next().unwrap_or_default().to_owned()
-                });
-                let at = (name.clone(), r.reloc.r_offset - side.atom(id).start);
-                let entry = users.entry(target).or_default();
-                if entry.names.is_empty() || at < entry.first_use {
-                    entry.first_use = at;
-                }
-                if !entry.names.contains(name) {
-                    entry.names.insert(name.clone());
-                }
-            }
-        }
-    }
-    users
 }

@@ -158,7 +158,7 @@ fn judge(
     findings.refusals.push(
         Refusal::new(
             Reason::LayoutChanged,
-            format!("the layout of `{}` changes: {what}; the old one is used by {}", change.name, who.join("; ")),
+            format!("the layout of `{}` changes, and the old one is used by {}: {what}", change.name, who.join("; ")),
             format!(
                 "keep the type and put new data into a shadow variable (klp_shadow_alloc); if no object of it is shared \
                  or outlives the change, --allow-layout-change '{}'",

@@ -143,7 +143,8 @@ fn used<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<Used>> {
     })
 }
 
-fn own_name<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<String>> {
+/// The name of a function or variable; a copy has it from what it was made of.
+pub(super) fn own_name<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<String>> {
     match (name(unit, entry)?, origin(unit, entry)?) {
         (Some(name), _) => Ok(Some(name)),
         (None, Some(origin)) => name(unit, &origin),

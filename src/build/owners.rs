@@ -1,0 +1,44 @@
+//! Whose is that `count.3`? Asked of debug information where the objects alone leave a carried static local in doubt.
+//!
+//! In: a comparison that is in doubt. Out: the same comparison, made again with the functions that declare each static
+//! local. The doubt is rare and costs two more compiles; debug information never changes the code, and is used
+//! only where the object that has it has the same variables.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use super::inputs::{self, Workbench};
+use super::read_object;
+use crate::diff::{self, Diff, Owners};
+use crate::dwarf::locals;
+use crate::elf::Object;
+use crate::elf::object::stt;
+use crate::kernel::unit::Unit;
+
+/// The comparison without the doubt, or as it was when nothing takes the doubt away.
+pub(super) fn settle<'o>(
+    bench: Workbench<'_>,
+    unit: &Unit,
+    (original, patched): (&'o Object, &'o Object),
+    options: diff::Options,
+    doubtful: Diff<'o>,
+) -> Result<Diff<'o>> {
+    let compiles = inputs::compile_with_lines(bench, std::slice::from_ref(unit))?;
+    let Some((_, before, after)) = compiles.debug.first() else { return Ok(doubtful) };
+    let (before, after) = (read_object(before)?, read_object(after)?);
+    if variables(&before) != variables(original) || variables(&after) != variables(patched) {
+        return Ok(doubtful);
+    }
+    let owners = |object: &Object| {
+        locals::owners(object)
+            .with_context(|| format!("failed to read whose the static variables of `{}` are", unit.source.display()))
+    };
+    let (Some(before), Some(after)) = (owners(&before)?, owners(&after)?) else { return Ok(doubtful) };
+    diff::diff_with_owners(original, patched, options, Some(Owners { original: &before, patched: &after }))
+}
+
+/// Names and sizes of all variables.
+fn variables(object: &Object) -> BTreeSet<(&str, u64)> {
+    object.symbols.iter().filter(|s| s.st_type == stt::OBJECT).map(|s| (s.name.as_str(), s.st_size)).collect()
+}
