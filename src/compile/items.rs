@@ -12,6 +12,8 @@ pub(super) enum Kind<'t> {
     Inline(&'t [u8]),
     /// A declaration of such a function.
     Declaration,
+    /// A plain prototype of any other function.
+    Prototype(&'t [u8]),
     /// Anything else.
     Emitted,
 }
@@ -145,6 +147,7 @@ fn item(text: &[u8], start: usize, end: usize, body: bool) -> Item<'_> {
     let kind = match name {
         Some(name) if body => Kind::Inline(name),
         Some(_) if !whole.contains(&b'=') && !whole.contains(&b'{') => Kind::Declaration,
+        None if !body => prototype(whole).map_or(Kind::Emitted, Kind::Prototype),
         _ => Kind::Emitted,
     };
     Item { start, text: whole, kind }
@@ -185,6 +188,56 @@ fn inline_name(item: &[u8]) -> Option<&[u8]> {
         }
     }
     None
+}
+
+/// The name of a function that the item declares, and does nothing else. Anything unusual gives none: a string
+/// (`alias("g")` defines), a declarator in parentheses, several declarators, names that compilers call unasked.
+fn prototype(item: &[u8]) -> Option<&[u8]> {
+    const UNASKED: [&[u8]; 5] = [b"memcpy", b"memmove", b"memset", b"memcmp", b"strlen"];
+    let declaration = item.strip_suffix(b";")?;
+    if declaration.iter().any(|byte| matches!(byte, b'{' | b'}' | b'=' | b';' | b'"' | b'\'' | b'#')) {
+        return None;
+    }
+    let mut names: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    while at < declaration.len() {
+        let byte = declaration[at];
+        if is_word(byte) {
+            let end = at + declaration[at..].iter().position(|b| !is_word(*b)).unwrap_or(declaration.len() - at);
+            let word = &declaration[at..end];
+            at = end;
+            match word {
+                b"__attribute__" | b"__attribute" => at = parenthesised(declaration, at)?,
+                b"typedef" | b"asm" | b"__asm__" | b"typeof" | b"__typeof__" | b"_Alignas" | b"_Static_assert" => {
+                    return None;
+                }
+                _ => names.push(word),
+            }
+            continue;
+        }
+        if byte == b'(' {
+            break;
+        }
+        if byte != b' ' && byte != b'*' && byte != b'\n' {
+            return None;
+        }
+        at += 1;
+    }
+    let [_, .., name] = names.as_slice() else { return None };
+    let mut rest = &declaration[parenthesised(declaration, at)?..];
+    let inside = declaration[at..].strip_prefix(b"(")?.trim_ascii_start();
+    if inside.starts_with(b"*") || inside.starts_with(b"(") || UNASKED.contains(name) {
+        return None;
+    }
+    // Nothing but attributes may follow.
+    loop {
+        rest = rest.trim_ascii_start();
+        if rest.is_empty() {
+            return Some(name);
+        }
+        let attribute = rest.strip_prefix(b"__attribute__").or_else(|| rest.strip_prefix(b"__attribute"))?;
+        rest = &attribute[parenthesised(attribute, 0)?..];
+    }
 }
 
 /// Where the parenthesised group ends that starts at or after `at`.

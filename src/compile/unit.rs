@@ -153,7 +153,7 @@ impl<'a> Job<'a> {
         let ((original, _), (patched, _)) = (original?, patched?);
         let misses = self.misses(mirror)?;
         let (old, new) = (tokens::fold(&original), tokens::fold(&patched));
-        let same = old == new || unused::only_unused_inlines_differ(&old, &new);
+        let same = old == new || unused::only_unused_differs(&old, &new);
         let key = match self.options.cache {
             Some(cache) if !same => {
                 Some(cache.keys(&self.original, self.paths.cwd(false), &original, |bytes| self.paths.blanked(bytes))?)

@@ -1,10 +1,10 @@
-//! Can a unit see the difference? Two token streams that differ only in `static inline` functions it never uses
-//! compile to the same code.
+//! Can a unit see the difference? Two token streams that differ only in `static inline` functions and prototypes it never
+//! uses compile to the same code.
 //!
-//! In: both folded streams. Out: whether nothing but unused inline functions differs. This settles most of
+//! In: both folded streams. Out: whether nothing else differs. This settles most of
 //! a header's fan-out without compiling: an edited inline function in `net/sock.h` reaches 188 units of a
 //! small kernel, and ten of them call it. Hard because C has no item syntax: the stream is cut at file
-//! scope, and whatever is not clearly a `static inline` function counts as code that is emitted.
+//! scope, and whatever is not clearly a `static inline` function or a prototype counts as code that is emitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,14 +12,14 @@ use memchr::memmem;
 
 use super::items::{Item, Kind, cut, is_word, words};
 
-/// Whether the streams differ only in `static inline` functions that no emitted code refers to.
-pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> bool {
+/// Whether the streams differ only in `static inline` functions and prototypes that no emitted code refers to.
+pub(super) fn only_unused_differs(original: &[u8], patched: &[u8]) -> bool {
     let (a, b) = (Stream::new(original), Stream::new(patched));
     // Everything that may be emitted must be the same, in the same order.
     if !a.emitted().eq(b.emitted()) {
         return false;
     }
-    let (inline_a, inline_b) = (a.inlines(), b.inlines());
+    let (inline_a, inline_b) = (a.named(), b.named());
     let names: BTreeSet<&[u8]> = inline_a.keys().chain(inline_b.keys()).copied().collect();
     let mut open: Vec<&[u8]> = names.into_iter().filter(|name| inline_a.get(name) != inline_b.get(name)).collect();
     let mut dirty: BTreeSet<&[u8]> = open.iter().copied().collect();
@@ -32,7 +32,8 @@ pub(super) fn only_unused_inlines_differ(original: &[u8], patched: &[u8]) -> boo
                             open.push(user);
                         }
                     }
-                    Kind::Declaration => {}
+                    // What a prototype calls its parameters means nothing.
+                    Kind::Declaration | Kind::Prototype(_) => {}
                     Kind::Emitted => return false,
                 }
             }
@@ -71,6 +72,17 @@ impl<'t> Stream<'t> {
         self.items.iter().filter(|item| item.kind == Kind::Emitted).map(|item| item.text)
     }
 
+    /// The texts of what has a name: functions and prototypes.
+    fn named(&self) -> BTreeMap<&'t [u8], Vec<&'t [u8]>> {
+        let mut map = self.inlines();
+        for item in &self.items {
+            if let Kind::Prototype(name) = item.kind {
+                map.entry(name).or_default().push(item.text);
+            }
+        }
+        map
+    }
+
     fn inlines(&self) -> BTreeMap<&'t [u8], Vec<&'t [u8]>> {
         let mut map: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for item in &self.items {
@@ -92,7 +104,7 @@ impl<'t> Stream<'t> {
                 return None;
             }
             let index = self.items.partition_point(|item| item.start <= at).checked_sub(1)?;
-            Some(&self.items[index]).filter(|item| item.kind != Kind::Inline(name))
+            Some(&self.items[index]).filter(|item| ![Kind::Inline(name), Kind::Prototype(name)].contains(&item.kind))
         })
     }
 }
@@ -105,7 +117,7 @@ mod tests {
     const NEW: &str = "static inline __attribute__((__unused__)) int f(int a){return a+1;}";
 
     fn blind(before: &str, after: &str) -> bool {
-        only_unused_inlines_differ(before.as_bytes(), after.as_bytes())
+        only_unused_differs(before.as_bytes(), after.as_bytes())
     }
 
     fn around(rest: &str) -> bool {
@@ -148,6 +160,34 @@ mod tests {
             "static inline __attribute__((__used__)) int g(void){return f(1);}",
         ] {
             assert!(!around(rest), "{rest}");
+        }
+    }
+
+    /// A prototype that nothing needs: come, gone or changed; and one that something needs.
+    #[test]
+    fn prototypes() {
+        let rest = "int g(void){return 0;}";
+        for (before, after) in [
+            ("", "extern int f(int a,void*b)__attribute__((noreturn));"),
+            ("struct s*f(struct s*);", "struct s*f(struct s*,int);"),
+            ("void __attribute__((noinline)) f(int);", ""),
+            ("void f(int);", "static inline void f(int a){}"),
+            ("void f(int);", "int h(int f);"),
+        ] {
+            assert!(blind(&format!("{before}{rest}"), &format!("{after}{rest}")), "{before} / {after}");
+            let uses = "int g(void){return f(1)+h(1);}";
+            assert!(!blind(&format!("{before}{uses}"), &format!("{after}{uses}")), "{before} / {after}");
+        }
+        for (before, after) in [
+            ("", "void f(void)__attribute__((alias(\"g\")));"),
+            ("int(*f)(int);", "int(*f)(long);"),
+            ("", "int f(int),h;"),
+            ("", "extern int (*f)(int);"),
+            ("", "extern int (f);"),
+            ("", "typedef int f(int);"),
+            ("", "void*memcpy(void*,const void*,unsigned long);"),
+        ] {
+            assert!(!blind(&format!("{before}{rest}"), &format!("{after}{rest}")), "{before} / {after}");
         }
     }
 
