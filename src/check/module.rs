@@ -46,6 +46,8 @@ pub fn module(kernel: &Kernel, candidate: &Candidate, notes: &mut Vec<String>) -
     refusals.extend(imports(kernel.symvers(), module, &name, may_miss));
     let broken = found.broken_rules.iter().cloned();
     refusals.extend(broken.map(|rule| Refusal { advice: "build the livepatch again".to_owned(), ..rule }));
+    let calls = readback::static_calls(module, kernel.symvers()).into_iter();
+    refusals.extend(calls.map(|rule| Refusal { advice: REBUILD.to_owned(), ..rule }));
     if config.is_y("UNWINDER_ORC") {
         let missing = readback::unwindable(module).into_iter();
         refusals.extend(missing.map(|rule| Refusal { advice: UNWIND.to_owned(), ..rule }));
@@ -225,7 +227,8 @@ fn crcs(module: &Object) -> HashMap<String, u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elf::{Section, Symbol};
+    use crate::elf::object::Reloc;
+    use crate::elf::{Section, Symbol, SymbolId};
     use crate::kernel::symtab::{Binding, KernelSymbol, Kind};
 
     fn undefined(names: &[&str]) -> Vec<Symbol> {
@@ -307,6 +310,27 @@ mod tests {
         module.symbols = undefined(&["spaced", "forkvm"]);
         module.sections.push(section(".modinfo", b"import_ns=SOUND\0"));
         assert_eq!(said(&imports(&symvers, &module, "kvm_intel", false)), [""; 0]);
+    }
+
+    /// A site may name a trampoline only where its key is not exported.
+    #[test]
+    fn static_call_sites() {
+        let exports = "0x0\t__SCT__shown\tvmlinux\tEXPORT_SYMBOL\t\n0x0\t__SCK__shown\tvmlinux\tEXPORT_SYMBOL\t\n\
+                       0x0\t__SCT__half\tvmlinux\tEXPORT_SYMBOL\t\n";
+        let symvers = Symvers::parse(exports).unwrap();
+        let symbols = undefined(&["__SCT__shown", "__SCK__shown", "__SCT__half"]);
+        let sites = |names: &[usize]| {
+            let reloc = |at: &usize| Reloc { r_offset: 4, r_type: 2, symbol: Some(SymbolId(*at as u32)), r_addend: 0 };
+            let relocs = names.iter().map(reloc).collect();
+            let sections = vec![Section { relocs, ..section(".static_call_sites", &[0; 8]) }];
+            said(&readback::static_calls(&Object { sections, symbols: symbols.clone(), ..Object::default() }, &symvers))
+        };
+        assert_eq!(sites(&[1, 2]), [""; 0]);
+        assert_eq!(
+            sites(&[0]),
+            ["a static call site names `__SCT__shown` and not its key, which this kernel exports: it would not load \
+              [format-rule]"]
+        );
     }
 
     /// A position the kernel would not find, or that would mean another symbol than the module thinks.

@@ -13,7 +13,7 @@ use super::init::ObjectTable;
 use super::patch_object::PatchObject;
 use super::states::State;
 use crate::elf::klp::KlpSymbol;
-use crate::elf::object::stb;
+use crate::elf::object::{Symbol, stb, stt};
 use crate::elf::{Object, Place};
 use crate::kernel::symvers::Symvers;
 
@@ -56,6 +56,7 @@ pub struct Plan {
 
 /// Plans the link.
 pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
+    units.iter_mut().for_each(|unit| name_keys(&mut unit.patch.object, symvers));
     let plain_uses = plain_uses(&units);
     let labels = promote(&mut units, &plain_uses);
     let mut taken: BTreeSet<String> = plain_uses;
@@ -87,6 +88,34 @@ pub fn plan(mut units: Vec<UnitPatch>, symvers: &Symvers) -> Plan {
         })
         .collect();
     Plan { units, tables, states, link_names, held }
+}
+
+/// Adds the keys of exported static calls to the symbols.
+///
+/// objtool makes a static call site of every call of a trampoline. It names the key where the object has it as a symbol, else the
+/// trampoline, and that the kernel takes only where the key is not exported (kernel/static_call_inline.c,
+/// `static_call_add_module`). Code of vmlinux keeps its keys by `.discard.addressable`, which does not travel.
+fn name_keys(object: &mut Object, symvers: &Symvers) {
+    let named: BTreeSet<&str> = object.symbols.iter().map(|s| s.name.as_str()).collect();
+    let trampolines = object.symbols.iter().filter(|s| s.place == Place::Undefined);
+    let keys = trampolines.filter_map(|s| static_call_key(&s.name));
+    let missing: BTreeSet<String> =
+        keys.filter(|key| symvers.get(key).is_some() && !named.contains(key.as_str())).collect();
+    object.symbols.extend(missing.into_iter().map(|name| Symbol {
+        name,
+        st_value: 0,
+        st_size: 0,
+        st_type: stt::NOTYPE,
+        st_bind: stb::GLOBAL,
+        st_other: 0,
+        place: Place::Undefined,
+        file: None,
+    }));
+}
+
+/// The key of the static call whose trampoline has this name (include/linux/static_call_types.h).
+pub(super) fn static_call_key(trampoline: &str) -> Option<String> {
+    Some(format!("__SCK__{}", trampoline.strip_prefix("__SCT__")?))
 }
 
 /// Undefined names that mean themselves: exports and what units link to among each other.

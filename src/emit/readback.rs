@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
-use super::plan::Plan;
+use super::plan::{Plan, static_call_key};
 use crate::elf::klp::{self, KlpSymbol};
 use crate::elf::object::{stb, stt};
 use crate::elf::{self, Object, Place, SectionId};
@@ -54,6 +54,8 @@ pub fn check(bytes: &[u8], plan: &Plan, symvers: &Symvers) -> Result<Vec<Refusal
             }
         }
     }
+    refusals.extend(static_calls(&module, symvers));
+    let mut broken = |message: String| refusals.push(rule(message));
     if modinfo(&module, "livepatch").next().as_deref() != Some("Y") {
         broken("the module does not say that it is a livepatch".to_owned());
     }
@@ -103,6 +105,19 @@ pub fn rules(module: &Object) -> Vec<Refusal> {
         }
     }
     refusals
+}
+
+/// Refuses static call sites that name the trampoline of an exported key: the kernel has no way back from it to the key, and
+/// does not load the module (kernel/static_call_inline.c, `static_call_add_module`).
+pub fn static_calls(module: &Object, symvers: &Symvers) -> Vec<Refusal> {
+    let sites = module.sections.iter().filter(|section| section.name == ".static_call_sites");
+    let named = sites.flat_map(|section| &section.relocs).filter_map(|r| Some(&module.symbol(r.symbol?).name));
+    let without_key = named.filter(|name| static_call_key(name).is_some_and(|key| symvers.get(&key).is_some()));
+    let names: BTreeSet<&String> = without_key.collect();
+    let message = |name| {
+        format!("a static call site names `{name}` and not its key, which this kernel exports: it would not load")
+    };
+    names.into_iter().map(|name| rule(message(name)).symbol(name)).collect()
 }
 
 /// Refuses a module with a function that has no ORC data: the kernel could not tell which functions a task is

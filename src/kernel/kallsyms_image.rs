@@ -38,6 +38,7 @@ pub fn read_table(image: &Image) -> Result<SymbolTable> {
 
 fn table(mut symbols: Vec<KernelSymbol>) -> SymbolTable {
     SymbolTable::mark_init(&mut symbols);
+    SymbolTable::mark_data(&mut symbols);
     SymbolTable::new(symbols, Vec::new())
 }
 

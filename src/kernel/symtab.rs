@@ -116,6 +116,18 @@ impl SymbolTable {
         (!is_module || !init_before).then_some(rank)
     }
 
+    /// Of a table whose letters are all there is: makes variables of what only looks like code.
+    ///
+    /// nm says `t` of everything in a section that is executable, and the linker makes `.data` so when one of the
+    /// sections in it is. `_sdata` and `_edata` are its bounds (include/asm-generic/sections.h).
+    pub(super) fn mark_data(symbols: &mut [KernelSymbol]) {
+        let find = |name: &str| symbols.iter().find(|s| s.name == name).map(|s| s.address);
+        let (Some(begin), Some(end)) = (find("_sdata"), find("_edata")) else { return };
+        for symbol in symbols.iter_mut().filter(|s| s.kind == Kind::Func && (begin..end).contains(&s.address)) {
+            symbol.kind = Kind::Object;
+        }
+    }
+
     /// Marks symbols between `__init_begin` and `__init_end` as init, per-cpu templates excepted.
     ///
     /// include/asm-generic/vmlinux.lds.h: the per-cpu template lies in there, but its symbols stand for the

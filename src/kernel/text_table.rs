@@ -42,6 +42,7 @@ pub fn parse(text: &str) -> Result<TextTables> {
         bail!("not in address order at `{}`: the table was edited or sorted by name", vmlinux[at + 1].name);
     }
     SymbolTable::mark_init(&mut vmlinux);
+    SymbolTable::mark_data(&mut vmlinux);
     Ok(TextTables {
         vmlinux: SymbolTable::new(vmlinux, Vec::new()),
         modules: modules.into_iter().map(|(name, list)| (name, SymbolTable::new(list, Vec::new()))).collect(),
@@ -101,6 +102,18 @@ mod tests {
         assert_eq!(tables.vmlinux.symbols[2].kind, Kind::Object);
         assert_eq!(tables.vmlinux.symbols[3].binding, Binding::Weak);
         assert_eq!(tables.modules["ext4"].named("show").len(), 1);
+    }
+
+    /// The linker makes `.data` executable when one of its parts is, and nm then says `t` of every variable.
+    #[test]
+    fn executable_data() {
+        let text =
+            "ffffffff81000010 t show\nffffffff82000000 T _sdata\nffffffff82000010 t count\nffffffff82000020 T _edata\n";
+        let kind = |name: &str| {
+            let table = parse(text).unwrap().vmlinux;
+            table.symbols[table.named(name)[0] as usize].kind
+        };
+        assert_eq!((kind("show"), kind("count")), (Kind::Func, Kind::Object));
     }
 
     /// Zeros, disorder and foreign text are told apart, each with what to do or where it is.

@@ -38,58 +38,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
         rung("tidy", tidy::run(&[]));
         rung("cargo test", cargo_test(long));
     }
-    let mut score = matrix::Score::default();
-    if !quick {
-        apt::install(vm::PACKAGES)?;
-        for name in kernels::tested(long)? {
-            match matrix::run(name, &only) {
-                Ok(part) => score.add(&part),
-                Err(error) => {
-                    eprintln!("error: {name}: {error:#}");
-                    score.failed += 1;
-                }
-            }
-        }
-        // `--only several-kernels` runs this part alone.
-        if only.is_empty() || only.iter().any(|name| "several-kernels".contains(name.as_str())) {
-            match many::run() {
-                Ok(part) => score.add(&part),
-                Err(error) => {
-                    eprintln!("error: several kernels: {error:#}");
-                    score.failed += 1;
-                }
-            }
-        }
-        // `--only launchers` likewise.
-        if only.is_empty() || only.iter().any(|name| "launchers".contains(name.as_str())) {
-            match launchers::run() {
-                Ok(part) => score.add(&part),
-                Err(error) => {
-                    eprintln!("error: launchers: {error:#}");
-                    score.failed += 1;
-                }
-            }
-        }
-        if only.is_empty() {
-            match verify::run() {
-                Ok(part) => score.add(&part),
-                Err(error) => {
-                    eprintln!("error: verify: {error:#}");
-                    score.failed += 1;
-                }
-            }
-        }
-        if long && only.is_empty() {
-            match mutate::test() {
-                Ok(part) => score.add(&part),
-                Err(error) => {
-                    eprintln!("error: mutate: {error:#}");
-                    score.failed += 1;
-                }
-            }
-        }
-        println!("{} passed, {} failed", score.passed, score.failed);
-    }
+    let score = if quick { matrix::Score::default() } else { kernels(long, &only)? };
     if !quick && only.is_empty() {
         rung("runtime", runtime::test());
     }
@@ -97,6 +46,37 @@ pub fn run(args: Args<'_>) -> Result<()> {
         failed.push("kernels");
     }
     if failed.is_empty() { Ok(()) } else { bail!("tests failed: {}", failed.join(", ")) }
+}
+
+/// Everything that boots a kernel but the runtime; `--only several-kernels` and `--only launchers` run those alone.
+fn kernels(long: bool, only: &[String]) -> Result<matrix::Score> {
+    apt::install(vm::PACKAGES)?;
+    let mut score = matrix::Score::default();
+    let mut add = |name: &str, result: Result<matrix::Score>| match result {
+        Ok(part) => score.add(&part),
+        Err(error) => {
+            eprintln!("error: {name}: {error:#}");
+            score.failed += 1;
+        }
+    };
+    for name in kernels::tested(long)? {
+        add(name, matrix::run(name, only));
+    }
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| name.contains(only.as_str()));
+    if wanted("several-kernels") {
+        add("several kernels", many::run());
+    }
+    if wanted("launchers") {
+        add("launchers", launchers::run());
+    }
+    if only.is_empty() {
+        add("verify", verify::run());
+    }
+    if long && only.is_empty() {
+        add("mutate", mutate::test());
+    }
+    println!("{} passed, {} failed", score.passed, score.failed);
+    Ok(score)
 }
 
 fn cargo_test(long: bool) -> Result<()> {

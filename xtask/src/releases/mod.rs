@@ -5,6 +5,7 @@
 //! run that was interrupted goes on where it stopped. tests/CORPUS.md is what was read from it.
 
 mod cases;
+mod load;
 mod packages;
 mod run;
 mod table;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::kernel::Kernel;
@@ -25,7 +26,7 @@ use packages::Release;
 use run::{Done, Runner};
 
 const USAGE: &str = "usage: cargo xtask corpus [--package linux-source-X.Y] [--from VERSION] [--to VERSION] \
-    [--back KERNEL] [--count N] [--seed N] [--jobs N] [--only TEXT] [--again] [--failed] [--list] [--table]";
+    [--back KERNEL] [--count N] [--seed N] [--jobs N] [--only TEXT] [--again] [--failed] [--newer-source] [--load] [--list] [--table]";
 
 /// What the task is asked.
 struct Options {
@@ -43,6 +44,10 @@ struct Options {
     again: bool,
     /// Run only what is no module yet; the modules of earlier builds of klp-build count.
     failed: bool,
+    /// Take the newer source for the older kernel's: nothing may become a module.
+    newer_source: bool,
+    /// Load the modules that are there in QEMU.
+    load: bool,
     /// Print the cases and stop.
     list: bool,
     /// Print the table of the results that are there and stop.
@@ -62,6 +67,8 @@ impl Options {
             only: None,
             again: false,
             failed: false,
+            newer_source: false,
+            load: false,
             list: false,
             table: false,
         };
@@ -79,6 +86,8 @@ impl Options {
                 "--only" => options.only = Some(value()?),
                 "--again" => options.again = true,
                 "--failed" => options.failed = true,
+                "--newer-source" => options.newer_source = true,
+                "--load" => options.load = true,
                 "--list" => options.list = true,
                 "--table" => options.table = true,
                 _ => bail!(USAGE),
@@ -97,7 +106,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
         Some(name) => kernel::prepare(name, false)?,
         None => build_older(&options.package, &old)?,
     };
-    let (before, after) = if options.back.is_some() { (&new, &old) } else { (&old, &new) };
+    let (before, after) = if options.back.is_some() || options.newer_source { (&new, &old) } else { (&old, &new) };
     let units = units::Units::read(&kernel)?;
     let differing = packages::differing(&before.source, &after.source)?;
     let (built, differ) = (units.count, differing.len());
@@ -123,14 +132,20 @@ pub fn run(args: Args<'_>) -> Result<()> {
     }
     let klp_build = build::klp_build()?;
     let [from, to] = [before, after].map(|release| packages::directory(&release.version));
-    let on = options.back.as_ref().map(|name| format!("-on-{name}")).unwrap_or_default();
+    let mut on = options.back.as_ref().map(|name| format!("-on-{name}")).unwrap_or_default();
+    if options.newer_source {
+        on.push_str("-with-newer-source");
+    }
     let runner = Runner {
         klp_build: &klp_build,
-        kernel: &kernel,
+        options: if options.newer_source { with_source(&kernel, &new.source) } else { kernel.options() },
         dir: old.source.with_file_name(format!("{from}-to-{to}{on}")),
         stamp: run::stamp(&klp_build)?,
         again: options.again,
     };
+    if options.load {
+        return load::run(&kernel, &runner, &cases);
+    }
     let results = if options.table {
         cases.iter().filter_map(|case| Some((*case, runner.kept(case, true)?))).collect()
     } else {
@@ -140,7 +155,23 @@ pub fn run(args: Args<'_>) -> Result<()> {
         println!("{}", table::lines(case, done));
     }
     println!("\n{}\n(each case is in {})", table::table(&results), runner.dir.display());
+    let wrong = |(_, done): &&(&Case, Done)| options.newer_source && done.outcome == run::Outcome::Built;
+    let wrong: Vec<String> = results.iter().filter(wrong).map(|(case, _)| case.name()).collect();
+    ensure!(wrong.is_empty(), "modules of a source that is not the kernel's: {wrong:?}");
     Ok(())
+}
+
+/// A built kernel as somebody has it who takes another release's source for its own.
+fn with_source(kernel: &Kernel, source: &Path) -> Vec<String> {
+    let files = [
+        ("--kernel", source),
+        ("--config", &kernel.config),
+        ("--symvers", &kernel.symvers),
+        ("--symbols", &kernel.symbols),
+        ("--image", &kernel.symbols),
+        ("--modules", &kernel.modules),
+    ];
+    files.into_iter().flat_map(|(option, path)| [option.to_owned(), path.display().to_string()]).collect()
 }
 
 /// The older release, built with the configuration of the corpus.

@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use super::cases::Case;
 use crate::dirs;
-use crate::kernel::Kernel;
 
 /// Seconds that one patch may take.
 const LIMIT: u32 = 600;
@@ -72,8 +71,8 @@ pub struct Done {
 pub struct Runner<'a> {
     /// The program.
     pub klp_build: &'a Path,
-    /// The older release, built.
-    pub kernel: &'a Kernel,
+    /// What tells klp-build about the kernel.
+    pub options: Vec<String>,
     /// Where each case has its directory.
     pub dir: PathBuf,
     /// Says which program it is.
@@ -97,6 +96,11 @@ impl Runner<'_> {
         (same && (any || done.stamp == self.stamp)).then_some(done)
     }
 
+    /// Where the module of a case goes.
+    pub fn module(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join(format!("livepatch-{}.ko", name.chars().take(40).collect::<String>()))
+    }
+
     /// Runs a case, or gives the result that is there.
     pub fn run(&self, case: &Case) -> Result<Done> {
         if !self.again
@@ -109,11 +113,11 @@ impl Runner<'_> {
         fs::remove_file(dir.join("result.json")).ok();
         let patch = dir.join("fix.patch");
         dirs::write(&patch, &case.patch)?;
-        let module = dir.join(format!("livepatch-{}.ko", case.name().chars().take(40).collect::<String>()));
+        let module = self.module(&case.name());
         fs::remove_file(&module).ok();
         let start = Instant::now();
         let mut args = vec!["--json".to_owned(), "-j1".into(), "--carry-tables".into()];
-        args.extend(self.kernel.options());
+        args.extend(self.options.iter().cloned());
         args.extend(["--output".into(), module.display().to_string(), patch.display().to_string()]);
         let (status, stdout, stderr) = self.klp_build(&args)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -131,7 +135,7 @@ impl Runner<'_> {
         match status {
             Some(0) if module.exists() => {
                 let mut args = vec!["check".to_owned()];
-                args.extend(self.kernel.options());
+                args.extend(self.options.iter().cloned());
                 args.push(module.display().to_string());
                 let (status, stdout, stderr) = self.klp_build(&args)?;
                 dirs::write(&dir.join("check"), format!("{stdout}{stderr}"))?;
