@@ -11,9 +11,13 @@ use anyhow::Result;
 use gimli::{AttributeValue, DebuggingInformationEntry, UnitOffset, UnitRef};
 
 use super::info::Slice;
+use super::means;
 
 /// Deepest nesting of types that is followed; the kernel's is below ten.
 const DEPTH: usize = 64;
+
+/// Most moved members that are named.
+const MOVED: usize = 2;
 
 pub(super) type Unit<'d, 'a> = UnitRef<'a, Slice<'d>>;
 pub(super) type Entry<'d> = DebuggingInformationEntry<Slice<'d>>;
@@ -38,6 +42,8 @@ pub(super) struct Member {
     pub size: u64,
     /// The named type that it is or is an array of.
     pub holds: Option<String>,
+    /// What its bytes mean ([`super::means`]).
+    pub meaning: String,
 }
 
 /// A type with two layouts.
@@ -158,14 +164,33 @@ fn differences(old: &Layout, new: &Layout) -> Vec<String> {
             what.push(format!("`{name}` is new at {}", at(member.offset)));
         }
     }
+    // What is in one place on both sides, under whatever name.
+    for (name, before) in &old.members {
+        let same = new.members.get(name).filter(|after| place(after) == place(before));
+        let renamed = || come.iter().map(|(_, other)| *other).find(|other| place(other) == place(before));
+        if let Some(after) = same.or_else(|| renamed().filter(|_| !new.members.contains_key(name)))
+            && !means::agree(&before.meaning, &after.meaning)
+        {
+            what.push(format!("`{name}` was a `{}`, and in its place is a `{}`", before.meaning, after.meaning));
+        }
+    }
+    let mut moved = Vec::new();
     for name in in_order(old) {
         let before = &old.members[name];
         let Some(after) = new.members.get(name) else { continue };
         if before.offset != after.offset {
-            what.push(format!("`{name}` was at {}, and is at {}", at(before.offset), at(after.offset)));
+            moved.push(format!("`{name}` was at {}, and is at {}", at(before.offset), at(after.offset)));
         } else if before.size != after.size {
             what.push(format!("`{name}` had {}, and has {}", bytes(before.size), bytes(after.size)));
         }
+    }
+    // One new member moves all behind it: the first few say where.
+    let more = moved.len().saturating_sub(MOVED);
+    moved.truncate(MOVED);
+    what.extend(moved);
+    if more > 0 {
+        let members = if more == 1 { "member" } else { "members" };
+        what.push(format!("{more} more {members} moved"));
     }
     what
 }
@@ -226,7 +251,10 @@ fn members(
         }
         let label = if label.is_empty() { format!("(unnamed {unnamed})") } else { label };
         let size = if bits != 0 { bits } else { size * 8 };
-        into.insert(format!("{prefix}{label}"), Member { offset: base + start, size, holds: own });
+        into.insert(
+            format!("{prefix}{label}"),
+            Member { offset: base + start, size, holds: own, meaning: means::meaning(unit, target)? },
+        );
     }
     Ok(())
 }
@@ -319,7 +347,7 @@ pub(super) fn label<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<
     Ok(name(unit, entry)?.map(|name| format!("{keyword} {name}")))
 }
 
-fn number(entry: &Entry<'_>, at: gimli::DwAt) -> u64 {
+pub(super) fn number(entry: &Entry<'_>, at: gimli::DwAt) -> u64 {
     entry.attr_value(at).and_then(|value| value.udata_value()).unwrap_or(0)
 }
 

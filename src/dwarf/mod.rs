@@ -7,6 +7,7 @@ mod info;
 mod layout;
 pub mod lines;
 pub mod locals;
+mod means;
 mod prototypes;
 pub mod types;
 mod uses;
