@@ -83,6 +83,14 @@ pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> 
     }
     let reach = kernel.units_reached_by(&touched)?;
     report.refusals.extend(reach.refusals);
+    for generated in &reach.generated {
+        let from: Vec<String> = generated.from.iter().map(|path| format!("`{}`", path.display())).collect();
+        report.warnings.push(format!(
+            "`{}` is generated from {}, which the patch changes: what was generated before is used",
+            generated.file.display(),
+            from.join(", ")
+        ));
+    }
     for outside in &reach.outside {
         report.notes.push(format!(
             "`{}` also reads a touched file and is left out: {:?}",

@@ -7,6 +7,7 @@ pub mod compiler;
 pub mod config;
 pub mod configured;
 pub mod elf_table;
+pub mod generated;
 pub mod image;
 pub mod kallsyms_image;
 pub mod kcore;

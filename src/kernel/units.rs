@@ -16,6 +16,7 @@ use memchr::memmem::Finder;
 use rayon::prelude::*;
 
 use super::cmd::{CmdFile, source_relative};
+use super::generated::{self, Generated};
 use super::not_built;
 use super::symvers::module_name;
 use super::unit::Unit;
@@ -52,6 +53,8 @@ pub struct Reach {
     pub units: Vec<Unit>,
     /// Other compiles that read the files.
     pub outside: Vec<Outside>,
+    /// Sources that the build generated from the files.
+    pub generated: Vec<Generated>,
     /// Touched files that reach no unit.
     pub refusals: Vec<Refusal>,
 }
@@ -92,6 +95,7 @@ fn sum_up(mut found: Vec<Hit>, touched: &[PathBuf], build: Build<'_>) -> Reach {
                 reach.units.extend(units);
             }
             Hit::Outside(outside) => reach.outside.push(outside),
+            Hit::Generated(generated) => reach.generated.push(generated),
         }
     }
     reach.units.sort_by(|a, b| (&a.object, &a.target).cmp(&(&b.object, &b.target)));
@@ -120,6 +124,7 @@ pub fn cmd_path(target: &Path) -> PathBuf {
 enum Hit {
     Units(Vec<Unit>, Vec<PathBuf>),
     Outside(Outside),
+    Generated(Generated),
 }
 
 impl Hit {
@@ -127,6 +132,7 @@ impl Hit {
         match self {
             Hit::Units(units, _) => &units[0].target,
             Hit::Outside(outside) => &outside.target,
+            Hit::Generated(generated) => &generated.file,
         }
     }
 }
@@ -153,7 +159,7 @@ impl<'a> Search<'a> {
                 let entry = entry?;
                 let name = entry.file_name();
                 let name = name.as_encoded_bytes();
-                if name.starts_with(b".") && name.ends_with(b".o.cmd") {
+                if name.starts_with(b".") && (name.ends_with(b".o.cmd") || generated::is_command(name)) {
                     commands.push(entry.path());
                 } else if entry.file_type()?.is_dir() && !(top && NO_KERNEL_CODE.iter().any(|n| n.as_bytes() == name)) {
                     directories.push(entry.path());
@@ -175,6 +181,10 @@ impl<'a> Search<'a> {
         let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         if !self.finders.iter().any(|finder| mentions(&bytes, finder)) {
             return Ok(None);
+        }
+        if path.file_name().is_some_and(|name| generated::is_command(name.as_encoded_bytes())) {
+            let found = generated::generated(&String::from_utf8_lossy(&bytes), self.build, &self.touched);
+            return Ok(found.with_context(|| format!("failed to parse `{}`", path.display()))?.map(Hit::Generated));
         }
         let file = CmdFile::parse(&String::from_utf8_lossy(&bytes))
             .with_context(|| format!("failed to parse `{}`", path.display()))?;
