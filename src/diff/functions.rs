@@ -181,7 +181,8 @@ pub fn spread_unhookable(
         let spreadable = !new.is_global(id) && uses.is_some_and(|u| !u.address_taken && !u.callers.is_empty());
         if !spreadable {
             let callers: Vec<&str> = uses.iter().flat_map(|u| &u.callers).map(|caller| new.name(*caller)).collect();
-            refusals.push(not_hookable(&function, section, new.is_global(id), &callers));
+            let file_has_sites = has_call_sites(old, old_tables);
+            refusals.push(not_hookable(&function, section, new.is_global(id), file_has_sites.then_some(&callers)));
             continue;
         }
         for caller in &uses.expect("spreadable").callers {
@@ -217,17 +218,25 @@ fn gone_code(function: &FunctionVerdict, section: &str, is_new: bool) -> Refusal
         .at(section, 0)
 }
 
-fn not_hookable(function: &FunctionVerdict, section: &str, global: bool, callers: &[&str]) -> Refusal {
-    let callers: BTreeSet<&str> = callers.iter().copied().collect();
-    let named = match callers.len() {
-        0 => String::new(),
-        _ => format!(" (here: {})", callers.into_iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ")),
+/// `callers` are those of this file; nothing where no function of the file can be redirected.
+fn not_hookable(function: &FunctionVerdict, section: &str, global: bool, callers: Option<&Vec<&str>>) -> Refusal {
+    let advice = match callers {
+        None => {
+            "kbuild compiles this file without ftrace call sites: change a function of another file that leads here"
+                .to_owned()
+        }
+        Some(callers) => {
+            let callers: BTreeSet<String> = callers.iter().map(|caller| format!("`{caller}`")).collect();
+            let callers = callers.into_iter().collect::<Vec<_>>().join(", ");
+            let here = if callers.is_empty() { callers } else { format!(" (here: {callers})") };
+            format!("change the functions that call it{here}, or patch the traced function around it")
+        }
     };
     let why = if global { "and it can be called from other files" } else { "and its address is taken" };
     Refusal::new(
         Reason::NotHookable,
         format!("changed function `{}` has no ftrace call site (notrace, or its file is), {why}", function.name),
-        format!("change the functions that call it{named}, or patch the traced function around it"),
+        advice,
     )
     .symbol(&function.name)
     .at(section, 0)

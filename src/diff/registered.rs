@@ -21,15 +21,41 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
             entries(old, id).into_iter().for_each(|(entry, _)| *seen.entry(entry).or_default() += 1);
         }
     }
+    let (ran, would_run) = (initcalls(old), initcalls(new));
+    let moved = |name: &str| ran.get(name).is_some_and(|times| times >= &would_run[name]);
     for id in new.object.section_ids() {
         let Some(name) = registration(new, id) else { continue };
         let seen = before.entry(name.clone()).or_default();
         for (entry, offset) in entries(new, id) {
             match seen.get_mut(&entry) {
                 Some(count) if *count > 0 => *count -= 1,
+                // At another level: it has run.
+                _ if name.contains("initcall") && led_to(new, id, offset).is_some_and(moved) => {}
                 _ => refusals.push(addition(&name, shown(&entry), offset)),
             }
         }
+    }
+}
+
+/// How often initcalls of any level run each function.
+fn initcalls<'s>(side: &'s Side<'_>) -> HashMap<&'s str, usize> {
+    let sections = side.object.section_ids().filter(|id| side.object.section(*id).name.contains("initcall"));
+    let mut times = HashMap::default();
+    for name in sections.flat_map(|id| &side.refs[id.index()]).filter_map(|r| target_name(side, r.target)) {
+        *times.entry(name).or_default() += 1;
+    }
+    times
+}
+
+/// What the entry at an offset leads to.
+fn led_to<'s>(side: &'s Side<'_>, section: SectionId, offset: u64) -> Option<&'s str> {
+    side.refs[section.index()].iter().find(|r| r.reloc.r_offset == offset).and_then(|r| target_name(side, r.target))
+}
+
+fn target_name<'s>(side: &'s Side<'_>, target: Target) -> Option<&'s str> {
+    match target {
+        Target::Atom(atom, _) if side.atom(atom).kind == Kind::Function => Some(side.name(atom)),
+        _ => None,
     }
 }
 
