@@ -19,7 +19,16 @@ pub(super) fn meaning(unit: Unit<'_, '_>, of: UnitOffset) -> Result<String> {
     while let Some(inner) = only_member(unit, at)?.filter(|_| depth < DEPTH) {
         (at, depth) = (inner, depth + 1);
     }
-    spell(unit, Some(at), 0)
+    spell(unit, Some(at), Plain::BySize, 0)
+}
+
+/// How types are spelled that are no more than a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plain {
+    /// As the source does: `unsigned int`.
+    ByName,
+    /// By what they take: a sign makes no difference to memory.
+    BySize,
 }
 
 /// Whether what was stored as the one can be read as the other. A pointer to anything is any pointer.
@@ -61,39 +70,50 @@ fn only_member(unit: Unit<'_, '_>, mut at: UnitOffset) -> Result<Option<UnitOffs
     Ok(None)
 }
 
-fn spell(unit: Unit<'_, '_>, at: Option<UnitOffset>, depth: usize) -> Result<String> {
+/// A type as text; qualifiers and typedefs make no difference.
+pub(super) fn spell(unit: Unit<'_, '_>, at: Option<UnitOffset>, plain: Plain, depth: usize) -> Result<String> {
     let Some(at) = at else { return Ok("void".to_owned()) };
     if depth > DEPTH {
         return Ok("...".to_owned());
     }
     let entry = unit.entry(at)?;
-    let inner = || spell(unit, reference(&entry), depth + 1);
+    let inner = || spell(unit, reference(&entry), plain, depth + 1);
+    let own = || Ok::<_, anyhow::Error>(name(unit, &entry)?.unwrap_or_default());
+    let is_float = |name: &str| name.contains("float") || name.contains("double");
     Ok(match entry.tag() {
         gimli::DW_TAG_pointer_type => format!("{} *", inner()?),
         gimli::DW_TAG_array_type => format!("{} []", inner()?),
         gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => {
             label(unit, &entry)?.unwrap_or_else(|| "struct {}".to_owned())
         }
-        gimli::DW_TAG_subroutine_type => {
-            let mut parameters = Vec::new();
-            let mut tree = unit.entries_tree(Some(at))?;
-            let mut children = tree.root()?.children();
-            while let Some(node) = children.next()? {
-                parameters.push(match node.entry().tag() {
-                    gimli::DW_TAG_formal_parameter => spell(unit, reference(node.entry()), depth + 1)?,
-                    _ => "...".to_owned(),
-                });
-            }
-            format!("{} ({})", inner()?, parameters.join(", "))
-        }
-        gimli::DW_TAG_base_type if is_float(unit, &entry)? => name(unit, &entry)?.unwrap_or_default(),
-        gimli::DW_TAG_base_type | gimli::DW_TAG_enumeration_type => {
+        gimli::DW_TAG_subroutine_type => prototype(unit, at, reference(&entry), plain, depth + 1)?,
+        gimli::DW_TAG_base_type | gimli::DW_TAG_enumeration_type if plain == Plain::BySize && !is_float(&own()?) => {
             format!("{}-byte integer", number(&entry, gimli::DW_AT_byte_size))
         }
+        gimli::DW_TAG_enumeration_type => format!("enum {}", own()?),
+        gimli::DW_TAG_base_type => own()?,
         _ => inner()?,
     })
 }
 
-fn is_float<'d>(unit: Unit<'d, '_>, entry: &super::layout::Entry<'d>) -> Result<bool> {
-    Ok(name(unit, entry)?.is_some_and(|name| name.contains("float") || name.contains("double")))
+/// `result (parameter, parameter)` of a function or a function type.
+pub(super) fn prototype(
+    unit: Unit<'_, '_>,
+    of: UnitOffset,
+    result: Option<UnitOffset>,
+    plain: Plain,
+    depth: usize,
+) -> Result<String> {
+    let mut parameters = Vec::new();
+    let mut tree = unit.entries_tree(Some(of))?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        match node.entry().tag() {
+            gimli::DW_TAG_formal_parameter => parameters.push(spell(unit, reference(node.entry()), plain, depth)?),
+            gimli::DW_TAG_unspecified_parameters => parameters.push("...".to_owned()),
+            _ => {}
+        }
+    }
+    let parameters = if parameters.is_empty() { "void".to_owned() } else { parameters.join(", ") };
+    Ok(format!("{} ({parameters})", spell(unit, result, plain, depth)?))
 }
