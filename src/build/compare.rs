@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::inputs::Workbench;
 use super::owners;
 use crate::check::live::always_running;
-use crate::diff::{self, Diff};
+use crate::diff::{self, Diff, closure};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
 use crate::emit::{self, readback};
@@ -31,24 +31,28 @@ pub(super) fn compare<'o>(
     objects: &'o [(usize, Object, Object)],
     report: &mut Report,
 ) -> Result<Vec<(usize, Diff<'o>)>> {
-    let diffs: Vec<(usize, Diff<'o>)> = objects
+    let options = |unit: &Unit| diff::Options {
+        require_call_sites: true,
+        carry_tables: bench.request.carry_tables,
+        built_in: unit.object == "vmlinux",
+    };
+    let mut diffs: Vec<(usize, Diff<'o>)> = objects
         .par_iter()
         .map(|(unit, original, patched)| {
-            let index = *unit;
-            let unit = &units[index];
-            let options = diff::Options {
-                require_call_sites: true,
-                carry_tables: bench.request.carry_tables,
-                built_in: unit.object == "vmlinux",
-            };
-            let diff = diff::diff(original, patched, options)
-                .with_context(|| format!("failed to compare `{}`", unit.target.display()))?;
-            if diff.asks_for_owners() {
-                return Ok((index, owners::settle(bench, unit, (original, patched), options, diff)?));
-            }
-            Ok((index, diff))
+            let diff = diff::diff(original, patched, options(&units[*unit]))
+                .with_context(|| format!("failed to compare `{}`", units[*unit].target.display()))?;
+            Ok((*unit, diff))
         })
         .collect::<Result<_>>()?;
+    // One after the other: each compiles with all the jobs there are.
+    for ((index, original, patched), (_, diff)) in objects.iter().zip(&mut diffs) {
+        let unit = &units[*index];
+        if closure::asks_for_owners(diff)
+            && let Some(settled) = owners::settle(bench, unit, (original, patched), options(unit))?
+        {
+            *diff = settled;
+        }
+    }
     for (unit, diff) in &diffs {
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
@@ -182,7 +186,9 @@ pub(super) fn resolve(
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
-        report.warnings.extend(diff.handed_out(&closure).iter().map(|warning| format!("{}: {warning}", unit.object)));
+        report.warnings.extend(
+            diff::given_away::warnings(diff, &closure).iter().map(|warning| format!("{}: {warning}", unit.object)),
+        );
         if !resolved.account.adds_up() {
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }

@@ -1,6 +1,6 @@
 //! Whose is that `count.3`? Asked of debug information where the objects alone leave a carried static local in doubt.
 //!
-//! In: a comparison that is in doubt. Out: the same comparison, made again with the functions that declare each static
+//! In: the objects of a comparison that is in doubt. Out: the comparison, made again with the functions that declare each static
 //! local. The doubt is rare and costs two more compiles; debug information never changes the code, and is used
 //! only where the object that has it has the same variables.
 
@@ -16,26 +16,25 @@ use crate::elf::Object;
 use crate::elf::object::stt;
 use crate::kernel::unit::Unit;
 
-/// The comparison without the doubt, or as it was when nothing takes the doubt away.
+/// The comparison without the doubt; nothing when debug information does not take it away.
 pub(super) fn settle<'o>(
     bench: Workbench<'_>,
     unit: &Unit,
     (original, patched): (&'o Object, &'o Object),
     options: diff::Options,
-    doubtful: Diff<'o>,
-) -> Result<Diff<'o>> {
+) -> Result<Option<Diff<'o>>> {
     let compiles = inputs::compile_with_lines(bench, std::slice::from_ref(unit))?;
-    let Some((_, before, after)) = compiles.debug.first() else { return Ok(doubtful) };
+    let Some((_, before, after)) = compiles.debug.first() else { return Ok(None) };
     let (before, after) = (read_object(before)?, read_object(after)?);
     if variables(&before) != variables(original) || variables(&after) != variables(patched) {
-        return Ok(doubtful);
+        return Ok(None);
     }
     let owners = |object: &Object| {
         locals::owners(object)
             .with_context(|| format!("failed to read whose the static variables of `{}` are", unit.source.display()))
     };
-    let (Some(before), Some(after)) = (owners(&before)?, owners(&after)?) else { return Ok(doubtful) };
-    diff::diff_with_owners(original, patched, options, Some(Owners { original: &before, patched: &after }))
+    let (Some(before), Some(after)) = (owners(&before)?, owners(&after)?) else { return Ok(None) };
+    Ok(Some(diff::diff_with_owners(original, patched, options, Some(Owners { original: &before, patched: &after }))?))
 }
 
 /// Names and sizes of all variables.

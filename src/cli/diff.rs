@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{print, status};
-use crate::diff::{self, Owners, closure};
+use crate::diff::{self, Owners, closure, given_away};
 use crate::dwarf::locals;
 use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
@@ -62,7 +62,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let options = diff::Options { carry_tables: opts.carry_tables, built_in, ..diff::Options::default() };
     let failed = || format!("failed to compare `{}` and `{}`", opts.original.display(), opts.patched.display());
     let mut diff = diff::diff(&original, &patched, options).with_context(failed)?;
-    if diff.asks_for_owners()
+    if closure::asks_for_owners(&diff)
         && let (Some(before), Some(after)) = (locals::owners(&original)?, locals::owners(&patched)?)
     {
         let owners = Some(Owners { original: &before, patched: &after });
@@ -91,7 +91,9 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
         report.warnings.extend(resolved.warnings.iter().cloned());
-        report.warnings.extend(diff.handed_out(&closure).iter().map(|warning| format!("{name}: {warning}")));
+        report
+            .warnings
+            .extend(given_away::warnings(&diff, &closure).iter().map(|warning| format!("{name}: {warning}")));
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);

@@ -75,7 +75,7 @@ pub struct Closure {
     /// Boot-time constants in carried code.
     pub runtime_consts: Vec<RuntimeConst>,
     /// New functions whose addresses the carried code or data gives away, and what does it.
-    pub handed_out: Vec<(AtomId, AtomId)>,
+    pub given_away: Vec<(AtomId, AtomId)>,
     /// Why some of it cannot travel.
     pub refusals: Vec<Refusal>,
 }
@@ -113,6 +113,13 @@ pub fn closure(diff: &Diff<'_>) -> Closure {
     walk.out
 }
 
+/// Whether something that travels uses a static local which could be one of several of the original's, so that it is
+/// worth asking debug information whose they are.
+pub fn asks_for_owners(diff: &Diff<'_>) -> bool {
+    !diff.twins.ambiguous.is_empty()
+        && closure(diff).refusals.iter().any(|refusal| refusal.reason == Reason::AmbiguousTwin)
+}
+
 struct Walk<'d, 'o> {
     diff: &'d Diff<'o>,
     carried: HashMap<AtomId, Verdict>,
@@ -146,7 +153,7 @@ impl Walk<'_, '_> {
                     if let Dest::Carried(target, offset) = dest {
                         self.take(target);
                         if self.gives_away(atom, &reference, target, offset) {
-                            self.out.handed_out.push((target, atom));
+                            self.out.given_away.push((target, atom));
                         }
                     }
                     self.out.refs.push(CarriedRef { atom, reference, dest });

@@ -12,6 +12,7 @@ mod data;
 mod entries;
 mod files;
 mod functions;
+pub mod given_away;
 pub mod names;
 mod readers;
 mod refs;
@@ -64,7 +65,7 @@ pub fn diff<'o>(original: &'o Object, patched: &'o Object, options: Options) -> 
 }
 
 /// The same, with what debug information says of static locals: worth asking for where
-/// [`Diff::asks_for_owners`].
+/// [`closure::asks_for_owners`].
 ///
 /// # Errors
 ///

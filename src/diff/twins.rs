@@ -252,7 +252,8 @@ fn pair_numbered(
     }
     for (key, old) in &theirs {
         let Some(new) = ours.get(key) else { continue };
-        if old.iter().all(|id| is_text_for_tracers(original, *id)) {
+        let texts = |side, all: &[AtomId]| all.iter().all(|id| is_text_for_tracers(side, *id));
+        if texts(original, old) && texts(patched, new) {
             pair_texts((original, patched), twins, (old, new));
             continue;
         }

@@ -1,16 +1,15 @@
 //! The result types of a comparison.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use super::atoms::{AtomId, Side};
-use super::closure;
 use super::compare::Difference;
 use super::tables::Tables;
 use super::twins::Twins;
 use crate::elf::id::{HashMap, HashSet};
-use crate::error::{Reason, Refusal};
+use crate::error::Refusal;
 
 /// What became of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -80,31 +79,6 @@ impl Diff<'_> {
         self.refusals.is_empty()
             && self.data.new_globals.is_empty()
             && !self.functions.iter().any(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
-    }
-
-    /// Whether something that travels uses a static local which could be one of several of the original's, and debug
-    /// information could say which.
-    pub fn asks_for_owners(&self) -> bool {
-        !self.twins.ambiguous.is_empty()
-            && closure::closure(self).refusals.iter().any(|refusal| refusal.reason == Reason::AmbiguousTwin)
-    }
-
-    /// What to say of the new functions whose addresses are given away.
-    pub fn handed_out(&self, closure: &closure::Closure) -> Vec<String> {
-        let mut by_function: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (function, user) in &closure.handed_out {
-            let user = self.new_tables.whole(*user);
-            by_function.entry(self.patched.name(*function)).or_default().insert(self.patched.name(user));
-        }
-        let warn = |(function, users): (&str, BTreeSet<&str>)| {
-            let users: Vec<String> = users.into_iter().map(|user| format!("`{user}`")).collect();
-            format!(
-                "`{function}` is new, and {} gives away its address: what keeps it (a timer, a work item, an RCU callback) has to \
-                 be done with it before the module is removed",
-                users.join(", ")
-            )
-        };
-        by_function.into_iter().map(warn).collect()
     }
 
     /// Patched-side functions that travel, by verdict.

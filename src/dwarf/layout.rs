@@ -166,10 +166,14 @@ fn differences(old: &Layout, new: &Layout) -> Vec<String> {
     }
     // What is in one place on both sides, under whatever name.
     for (name, before) in &old.members {
-        let same = new.members.get(name).filter(|after| place(after) == place(before));
-        let renamed = || come.iter().map(|(_, other)| *other).find(|other| place(other) == place(before));
-        if let Some(after) = same.or_else(|| renamed().filter(|_| !new.members.contains_key(name)))
-            && !means::agree(&before.meaning, &after.meaning)
+        let now: Vec<&Member> = match new.members.get(name) {
+            Some(same) => vec![same],
+            None => come.iter().map(|(_, renamed)| *renamed).collect(),
+        };
+        // A union has several in one place.
+        let here: Vec<&Member> = now.into_iter().filter(|after| place(after) == place(before)).collect();
+        if let Some(after) = here.first()
+            && !here.iter().any(|after| means::agree(&before.meaning, &after.meaning))
         {
             what.push(format!("`{name}` was a `{}`, and in its place is a `{}`", before.meaning, after.meaning));
         }

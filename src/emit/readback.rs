@@ -33,6 +33,7 @@ pub fn modinfo<'m>(module: &'m Object, key: &'m str) -> impl Iterator<Item = Str
 pub fn check(bytes: &[u8], plan: &Plan, symvers: &Symvers) -> Result<Vec<Refusal>> {
     let module = elf::read(bytes).context("failed to read the finished module back")?;
     let mut refusals = rules(&module);
+    refusals.extend(static_calls(&module, symvers));
     let mut broken = |message: String| refusals.push(rule(message));
     // Nothing planned is missing, nothing unplanned is there.
     let planned: BTreeSet<String> = plan.link_names.values().map(|l| l.symbol.to_name()).collect();
@@ -54,8 +55,6 @@ pub fn check(bytes: &[u8], plan: &Plan, symvers: &Symvers) -> Result<Vec<Refusal
             }
         }
     }
-    refusals.extend(static_calls(&module, symvers));
-    let mut broken = |message: String| refusals.push(rule(message));
     if modinfo(&module, "livepatch").next().as_deref() != Some("Y") {
         broken("the module does not say that it is a livepatch".to_owned());
     }

@@ -73,7 +73,7 @@ impl CmdFile {
 }
 
 /// `(target, value)` of a `savedcmd_` or `cmd_` line.
-fn saved_command(line: &str) -> Option<(&str, &str)> {
+pub(super) fn saved_command(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("savedcmd_").or_else(|| line.strip_prefix("cmd_"))?.split_once(" := ")
 }
 

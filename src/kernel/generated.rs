@@ -5,12 +5,10 @@
 //! (arch/x86/kernel/cpu/capflags.c comes from cpufeatures.h). What kbuild writes without keeping the command (`filechk`)
 //! is not found this way.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-
-use super::cmd::{CmdFile, source_relative};
+use super::cmd::{normalize, saved_command, source_relative};
 use super::units::Build;
 
 /// A source that was generated from touched files.
@@ -27,18 +25,14 @@ pub(super) fn is_command(name: &[u8]) -> bool {
     name.starts_with(b".") && (name.ends_with(b".c.cmd") || name.ends_with(b".h.cmd"))
 }
 
-/// The generated source of a `.cmd` file, if the command names a touched file.
-pub(super) fn generated(text: &str, build: Build<'_>, touched: &HashSet<&Path>) -> Result<Option<Generated>> {
-    let file = CmdFile::parse(text).context("failed to parse the command of a generated file")?;
-    let words = file.commands.iter().flatten();
-    let mut from: Vec<PathBuf> = words
-        .map(|word| source_relative(word, build.objdir, build.source))
-        .filter(|path| touched.contains(path.as_path()))
-        .collect();
-    from.sort();
-    from.dedup();
-    let target = super::cmd::normalize(Path::new(&file.target));
-    Ok((!from.is_empty()).then_some(Generated { file: target, from }))
+/// The generated source of a `.cmd` file, if the command names a touched file. Nothing is asked of the command but its words.
+pub(super) fn generated(text: &str, build: Build<'_>, touched: &HashSet<&Path>) -> Option<Generated> {
+    let (target, command) = text.lines().find_map(saved_command)?;
+    let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+    let paths = words.map(|word| source_relative(word, build.objdir, build.source));
+    let from: BTreeSet<PathBuf> = paths.filter(|path| touched.contains(path.as_path())).collect();
+    let from: Vec<PathBuf> = from.into_iter().collect();
+    (!from.is_empty()).then(|| Generated { file: normalize(Path::new(target)), from })
 }
 
 #[cfg(test)]
@@ -53,7 +47,7 @@ mod tests {
         let build = Build { source: Path::new("/src"), objdir: Path::new("/obj"), modules: None };
         let from = |touched: &str| {
             let touched: HashSet<&Path> = [Path::new(touched)].into();
-            generated(text, build, &touched).unwrap().map(|found| (found.file, found.from))
+            generated(text, build, &touched).map(|found| (found.file, found.from))
         };
         let header = PathBuf::from("arch/x86/include/asm/cpufeatures.h");
         assert_eq!(

@@ -183,8 +183,8 @@ impl<'a> Search<'a> {
             return Ok(None);
         }
         if path.file_name().is_some_and(|name| generated::is_command(name.as_encoded_bytes())) {
-            let found = generated::generated(&String::from_utf8_lossy(&bytes), self.build, &self.touched);
-            return Ok(found.with_context(|| format!("failed to parse `{}`", path.display()))?.map(Hit::Generated));
+            let text = String::from_utf8_lossy(&bytes);
+            return Ok(generated::generated(&text, self.build, &self.touched).map(Hit::Generated));
         }
         let file = CmdFile::parse(&String::from_utf8_lossy(&bytes))
             .with_context(|| format!("failed to parse `{}`", path.display()))?;
