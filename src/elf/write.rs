@@ -9,6 +9,7 @@ use object::write::elf::{FileHeader, Rel, SectionHeader, SectionIndex, Sym, Writ
 
 use super::klp::{self, SHF_RELA_LIVEPATCH, SHN_LIVEPATCH};
 use super::object::{Object, Place, Reloc, sht, stb, stt};
+use super::read::LARGEST;
 
 /// One relocation section to be written.
 struct RelaSection<'o> {
@@ -22,7 +23,8 @@ struct RelaSection<'o> {
 ///
 /// # Errors
 ///
-/// When a local symbol follows a global one, or the file would not be valid ELF.
+/// When a local symbol follows a global one, the file would not be valid ELF, or [`super::read`] would not take it: an
+/// absolute symbol of the input may have any value, and it becomes an addend.
 pub fn write(object: &Object) -> Result<Vec<u8>> {
     let locals = object.symbols.iter().take_while(|s| s.st_bind == stb::LOCAL).count();
     if let Some(late) = object.symbols[locals..].iter().find(|s| s.st_bind == stb::LOCAL) {
@@ -37,6 +39,12 @@ pub fn write(object: &Object) -> Result<Vec<u8>> {
         for (owner, relocs) in &section.klp_relocs {
             let name = klp::rela_section_name(owner, &section.name);
             relas.push(RelaSection { name, livepatch: true, target, relocs });
+        }
+    }
+
+    for rela in &relas {
+        if let Some(bad) = rela.relocs.iter().find(|r| r.r_addend.unsigned_abs() > LARGEST) {
+            bail!("section `{}` would have an addend that cannot be, {:#x}", rela.name, bad.r_addend);
         }
     }
 

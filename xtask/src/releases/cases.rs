@@ -1,8 +1,8 @@
 //! Two trees and what was built from the older one -> one patch for each file that differs, in an order fixed by a seed.
 //!
-//! A patch must stand alone, as a fix does that somebody sends: the headers that changed with the file are in it, and so
-//! are the other files without which it would not compile or link. Which those are is told by names ([`super::text`]); two
-//! files that lead to the same patch make one case.
+//! A patch must stand alone, as a fix does that somebody sends: what changed in headers with the file is in it, and so
+//! is what changed in other files and without which it would not compile or link. Which hunks those are is told by names
+//! ([`super::text`]); of the file itself all are in the patch. Two files that lead to the same patch make one case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::pieces::FileChange;
 use super::text::Change;
 use super::units::Units;
 
@@ -37,7 +38,7 @@ impl Case {
 /// All that the patches are made of.
 pub struct Corpus {
     units: Units,
-    changes: BTreeMap<PathBuf, Change>,
+    changes: BTreeMap<PathBuf, FileChange>,
     old: PathBuf,
 }
 
@@ -47,9 +48,8 @@ impl Corpus {
         let read: BTreeSet<&PathBuf> = units.reads.values().flatten().collect();
         let mut changes = BTreeMap::new();
         for path in differing {
-            let is_header = path.extension().is_some_and(|e| e == "h");
-            if read.contains(path) || (is_header && !old.join(path).exists()) {
-                changes.insert(path.clone(), Change::read(old, new, path)?);
+            if read.contains(path) || (is_header(path) && !old.join(path).exists()) {
+                changes.insert(path.clone(), FileChange::read(old, new, path)?);
             }
         }
         Ok(Corpus { units, changes, old: old.to_path_buf() })
@@ -64,76 +64,76 @@ impl Corpus {
     pub fn pick(&self, seed: u64, count: usize) -> Vec<Case> {
         let mut order = self.candidates();
         shuffle(&mut order, seed);
-        let mut seen: BTreeSet<BTreeSet<PathBuf>> = BTreeSet::new();
+        let mut seen: BTreeSet<Hunks> = BTreeSet::new();
         let cases = order.into_iter().filter_map(|file| {
-            let files = self.together(file);
-            seen.insert(files.clone()).then(|| self.case(file, files))
+            let hunks = self.together(file);
+            seen.insert(hunks.clone()).then(|| self.case(file, &hunks))
         });
         cases.take(count).collect()
     }
 
     /// The case of one file.
-    fn case(&self, file: &Path, files: BTreeSet<PathBuf>) -> Case {
+    fn case(&self, file: &Path, hunks: &Hunks) -> Case {
         let mut patch = format!("{}: as in the newer release\n", file.display());
-        if files.len() > 1 {
+        if hunks.len() > 1 {
             patch.push_str("\nWith what changed together with it:\n");
-            for other in files.iter().filter(|f| *f != file) {
+            for other in hunks.keys().filter(|f| *f != file) {
                 let _ = writeln!(patch, "  {}", other.display());
             }
         }
         patch.push_str("---\n");
-        files.iter().for_each(|f| patch.push_str(&self.changes[f].diff));
-        Case { file: file.to_path_buf(), files, patch }
+        hunks.iter().for_each(|(f, pieces)| patch.push_str(&self.changes[f].only(pieces)));
+        Case { file: file.to_path_buf(), files: hunks.keys().cloned().collect(), patch }
     }
 
-    /// The files that change together with `file`, itself included.
-    fn together(&self, file: &Path) -> BTreeSet<PathBuf> {
-        let mut files: BTreeSet<PathBuf> = [file.to_path_buf()].into();
-        let mut next = vec![file.to_path_buf()];
-        while let Some(path) = next.pop() {
-            let found = if path.extension().is_some_and(|e| e == "c") {
-                self.headers(&path).into_iter().chain(self.sources(&path, file)).collect::<Vec<_>>()
-            } else {
-                self.sources(&path, file)
-            };
-            for other in found {
-                if files.insert(other.clone()) {
-                    next.push(other);
+    /// What changes together with `file`, of which all is in it.
+    fn together(&self, file: &Path) -> Hunks {
+        let subject = &self.changes[file];
+        let mut found: Hunks = [(file.to_path_buf(), (0..subject.pieces.len()).collect())].into();
+        let mut next = self.needed(file, file, &subject.whole);
+        let only_headers: Vec<_> = next.iter().filter(|(path, _)| is_header(path)).cloned().collect();
+        while let Some((path, at)) = next.pop() {
+            if found.entry(path.clone()).or_default().insert(at) {
+                let names = &self.changes[&path].pieces[at].names;
+                next.extend(self.needed(file, &path, names).into_iter().filter(|(other, _)| other != file));
+            }
+        }
+        if found.keys().filter(|f| !is_header(f)).count() > MOST_FILES {
+            found.retain(|f, _| f == file);
+            only_headers.into_iter().for_each(|(path, at)| _ = found.entry(path).or_default().insert(at));
+        }
+        found
+    }
+
+    /// What a change of `path`, in a patch about `file`, does not compile or link without.
+    fn needed(&self, file: &Path, path: &Path, change: &Change) -> Vec<(PathBuf, usize)> {
+        let reads = self.units.reads.get(path);
+        let mut found = Vec::new();
+        for (other, theirs) in self.changes.iter().filter(|(other, _)| *other != file) {
+            let built = self.units.reads.get(other);
+            let belongs = |piece: &Change| match (is_header(path), is_header(other)) {
+                _ if other == path => piece.belongs_to(change) || change.belongs_to(piece),
+                (true, true) => self.units.reads[file].contains(other) && piece.shares(change),
+                (false, true) => {
+                    let is_new = !self.old.join(other).exists();
+                    let included = change.includes.iter().any(|name| other.ends_with(Path::new(name)));
+                    (is_new && included) || (reads.is_some_and(|r| r.contains(other)) && piece.belongs_to(change))
                 }
-            }
+                (true, false) => built.is_some_and(|r| r.contains(path)) && piece.needed_by(change, true),
+                (false, false) => built.is_some() && piece.needed_by(change, false),
+            };
+            let pieces = theirs.pieces.iter().enumerate().filter(|(_, piece)| belongs(&piece.names));
+            found.extend(pieces.map(|(at, _)| (other.clone(), at)));
         }
-        if files.iter().filter(|f| f.extension().is_some_and(|e| e == "c")).count() > MOST_FILES {
-            files = [file.to_path_buf()].into_iter().chain(self.headers(file)).collect();
-        }
-        files
+        found
     }
+}
 
-    /// Changed headers of `file`'s units, and new ones that it begins to include, which belong to its change.
-    fn headers(&self, file: &Path) -> Vec<PathBuf> {
-        let change = &self.changes[file];
-        let Some(reads) = self.units.reads.get(file) else { return Vec::new() };
-        let headers = self.changes.iter().filter(|(path, header)| {
-            if path.extension().is_none_or(|e| e != "h") {
-                return false;
-            }
-            let is_new = !self.old.join(path).exists();
-            let included = change.includes.iter().any(|name| path.ends_with(Path::new(name)));
-            (reads.contains(*path) && header.belongs_to(change)) || (is_new && included)
-        });
-        headers.map(|(path, _)| path.clone()).collect()
-    }
+/// Hunks of files, by their numbers.
+type Hunks = BTreeMap<PathBuf, BTreeSet<usize>>;
 
-    /// Changed `.c` files without which the change of `path` does not link or compile.
-    fn sources(&self, path: &Path, about: &Path) -> Vec<PathBuf> {
-        let change = &self.changes[path];
-        let is_header = path.extension().is_some_and(|e| e == "h");
-        let sources = self.changes.iter().filter(|(other, theirs)| {
-            let built = self.units.reads.get(*other);
-            let reads = built.is_some_and(|reads| !is_header || reads.contains(path));
-            reads && *other != about && theirs.needed_by(change, is_header)
-        });
-        sources.map(|(other, _)| other.clone()).collect()
-    }
+fn is_header(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "h")
 }
 
 /// Fisher and Yates' shuffle, with splitmix64 for chance: the same order on every machine.

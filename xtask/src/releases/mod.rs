@@ -7,6 +7,7 @@
 mod cases;
 mod load;
 mod packages;
+mod pieces;
 mod run;
 mod table;
 mod text;

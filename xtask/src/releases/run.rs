@@ -15,7 +15,7 @@ use super::cases::Case;
 use crate::dirs;
 
 /// Seconds that one patch may take.
-const LIMIT: u32 = 600;
+const LIMIT: u32 = 1200;
 
 /// What came of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

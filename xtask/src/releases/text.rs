@@ -1,19 +1,27 @@
-//! A file in two versions -> the names that its change is about. What a patch must hold to stand alone is read from these.
+//! Lines of a diff, and the names of both whole files -> the names that the change is about.
 //!
-//! No history comes with a source package: which header changed *with* a file can only be told by the names that
-//! both changes are about.
+//! No history comes with a source package: which part of a header changed *with* a file can only be told by the names
+//! that both changes are about. What a patch must hold to stand alone is read from these.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use anyhow::{Context, Result};
-use xshell::{Shell, cmd};
+/// All names of a file in two versions, without those of comments and texts.
+pub struct Sides {
+    before: BTreeSet<String>,
+    after: BTreeSet<String>,
+}
+
+impl Sides {
+    /// Reads both versions.
+    pub fn new(old: &str, new: &str) -> Sides {
+        let all = |text: &str| names(&code(text)).into_iter().map(str::to_owned).collect();
+        Sides { before: all(old), after: all(new) }
+    }
+}
 
 /// Names of a change.
 #[derive(Debug, Default, Clone)]
 pub struct Change {
-    /// The unified diff, with `a/` and `b/`.
-    pub diff: String,
     /// On added lines, and nowhere in the old file.
     pub fresh: BTreeSet<String>,
     /// On removed lines, and nowhere in the new file.
@@ -22,61 +30,50 @@ pub struct Change {
     pub declared: BTreeSet<String>,
     /// Before `(` on any changed line.
     pub called: BTreeSet<String>,
+    /// On any changed line.
+    pub used: BTreeSet<String>,
+    /// Declared at the end of a removed line and of an added one: a member or variable of another type.
+    pub retyped: BTreeSet<String>,
     /// Files that added lines include.
     pub includes: BTreeSet<String>,
 }
 
 impl Change {
-    /// Reads the change of `path` from the tree `old` to the tree `new`.
-    pub fn read(old: &Path, new: &Path, path: &Path) -> Result<Change> {
-        let (a, b) = (old.join(path), new.join(path));
-        let name = path.display();
-        let (label_a, label_b) = match a.exists() {
-            true => (format!("a/{name}"), format!("b/{name}")),
-            false => ("/dev/null".to_owned(), format!("b/{name}")),
-        };
-        let left = if a.exists() { a.clone() } else { "/dev/null".into() };
-        let sh = Shell::new()?;
-        // 1 says that they differ.
-        let output = cmd!(sh, "diff -u --label {label_a} --label {label_b} {left} {b}").quiet().ignore_status();
-        let output = output.output().with_context(|| format!("failed to compare `{name}`"))?;
-        let diff = String::from_utf8_lossy(&output.stdout).into_owned();
-        let text = |p: &Path| std::fs::read(p).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-        Ok(Change::new(diff, &text(&a), &text(&b)))
-    }
-
-    fn new(diff: String, old: &str, new: &str) -> Change {
+    /// The names of the changed lines of `diff`, which may be a part of what differs between the two sides.
+    pub fn new(diff: &str, sides: &Sides) -> Change {
         let mut change = Change::default();
-        let (old, new) = (code(old), code(new));
-        let (before, after) = (names(&old), names(&new));
+        let mut members = [BTreeSet::new(), BTreeSet::new()];
         for line in diff.lines().filter(|l| !l.starts_with("+++ ") && !l.starts_with("--- ")) {
             let Some((sign, text)) = line.split_at_checked(1).filter(|(s, _)| matches!(*s, "+" | "-")) else {
                 continue;
             };
             // A line of a diff does not tell whether it is inside a comment: its side's whole text does.
-            let (here, there) = if sign == "+" { (&after, &before) } else { (&before, &after) };
-            let found = names(text).into_iter().filter(|n| here.contains(n) && !there.contains(n)).map(str::to_owned);
+            let (here, there) = if sign == "+" { (&sides.after, &sides.before) } else { (&sides.before, &sides.after) };
+            let used: Vec<&str> = names(text).into_iter().filter(|n| here.contains(*n)).collect();
+            let found = used.iter().filter(|n| !there.contains(**n)).map(|n| (*n).to_owned());
             if sign == "+" {
                 change.fresh.extend(found);
                 change.includes.extend(include(text).map(str::to_owned));
             } else {
                 change.gone.extend(found);
             }
-            let calls: Vec<&str> = calls(text).into_iter().filter(|n| here.contains(n)).collect();
+            members[usize::from(sign == "+")].extend(member(text).filter(|n| here.contains(*n)).map(str::to_owned));
+            change.used.extend(used.into_iter().map(str::to_owned));
+            let calls: Vec<&str> = calls(text).into_iter().filter(|n| here.contains(*n)).collect();
             if text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '#')) {
                 change.declared.extend(calls.first().map(|n| (*n).to_owned()));
             }
             change.called.extend(calls.into_iter().map(str::to_owned));
         }
-        for (sign, here) in [('-', &before), ('+', &after)] {
-            change.continued(&diff, sign, here);
+        for (sign, here) in [('-', &sides.before), ('+', &sides.after)] {
+            change.continued(diff, sign, here);
         }
-        change.diff = diff;
+        change.retyped = members[0].intersection(&members[1]).cloned().collect();
         change
     }
 
     /// Parameters and arguments that changed on another line than the name that they belong to.
-    fn continued(&mut self, diff: &str, sign: char, here: &BTreeSet<&str>) {
+    fn continued(&mut self, diff: &str, sign: char, here: &BTreeSet<String>) {
         let mut open: Vec<(String, bool)> = Vec::new();
         for line in diff.lines() {
             let Some(text) = line.strip_prefix(' ').or_else(|| line.strip_prefix(sign)) else {
@@ -105,11 +102,19 @@ impl Change {
         }
     }
 
-    /// Whether the change of a header, `self`, belongs to the change of a file: both bring or take the same name, or one
-    /// took it from the other, or both touch the same function's declaration and uses.
+    /// Whether a change of a header, `self`, belongs to the change of a file: both bring or take the same name, or one
+    /// took it from the other, both touch the same function's declaration and uses, or the file changes where it uses
+    /// a member that gets another type.
     pub fn belongs_to(&self, file: &Change) -> bool {
-        let mut shared = self.fresh.union(&self.gone).filter(|n| file.fresh.contains(*n) || file.gone.contains(*n));
-        shared.any(|n| n.len() > 2) || self.declared.iter().any(|n| file.called.contains(n))
+        self.shares(file)
+            || self.declared.iter().any(|n| file.called.contains(n))
+            || self.retyped.iter().any(|n| file.used.contains(n))
+    }
+
+    /// Whether both changes bring or take the same name.
+    pub fn shares(&self, other: &Change) -> bool {
+        let mut names = self.fresh.union(&self.gone);
+        names.any(|n| n.len() > 2 && (other.fresh.contains(n) || other.gone.contains(n)))
     }
 
     /// Whether another file's change, `self`, is needed by a change that includes `header` changes: it defines what those
@@ -127,6 +132,13 @@ impl Change {
     fn loses(&self, file: &Change) -> bool {
         self.gone.iter().any(|n| n.len() > 2 && file.gone.contains(n))
     }
+}
+
+/// The name that a line like `struct pid *pid;` declares.
+fn member(line: &str) -> Option<&str> {
+    let head = line.trim_end().strip_suffix(';')?;
+    let name = head.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
+    (!name.is_empty() && head.len() > name.len() && !head.contains(['(', '=', '.'])).then_some(name)
 }
 
 /// The text without its comments and without what is in quotes: their words are no names.
@@ -199,7 +211,7 @@ mod tests {
     fn change(old: &str, new: &str) -> Change {
         let minus = old.lines().map(|l| format!("-{l}\n"));
         let plus = new.lines().map(|l| format!("+{l}\n"));
-        Change::new(minus.chain(plus).collect(), old, new)
+        Change::new(&minus.chain(plus).collect::<String>(), &Sides::new(old, new))
     }
 
     /// A header that brings the name which the file begins to use goes with it; one about something else does not.
@@ -216,7 +228,7 @@ mod tests {
     fn continued_lines() {
         let diff = "@@ -1,2 +1,2 @@\n int copy(struct vma **p,\n-\tbool *a);\n+\tlong *a);\n int other(void);\n";
         let text = |last: &str| format!("int copy(struct vma **p,\n\t{last} *a);\nint other(void);\n");
-        let change = Change::new(diff.to_owned(), &text("bool"), &text("long"));
+        let change = Change::new(diff, &Sides::new(&text("bool"), &text("long")));
         assert_eq!(change.declared, ["copy".to_owned()].into());
         assert_eq!(change.called, ["copy".to_owned()].into());
     }
@@ -242,6 +254,17 @@ mod tests {
         assert!(definer.needed_by(&user, false));
         assert!(user.needed_by(&definer, false));
         assert!(!user.needed_by(&change("", "\tbar_init(1);\n"), false));
+    }
+
+    /// A member of another type goes with the files that change where they use it.
+    #[test]
+    fn retyped_members() {
+        let header = change("struct s {\n\tpid_t pid;\n};\n", "struct s {\n\tstruct pid *pid;\n};\n");
+        assert_eq!(header.retyped, ["pid".to_owned()].into());
+        assert!(header.belongs_to(&change("\tput_it(s->pid);\n", "\tdrop_it(s->pid);\n")));
+        assert!(!header.belongs_to(&change("\tput_it(s->pig);\n", "\tdrop_it(s->pig);\n")));
+        assert_eq!(member("\tint a[4];"), None);
+        assert_eq!(member("\treturn f(x);"), None);
     }
 
     /// What is included, however it is written.

@@ -1,0 +1,107 @@
+//! A file in two versions -> its change in pieces, and a diff of any of them.
+//!
+//! Between two point releases a header collects the members and prototypes of many fixes. A fix takes what it needs of
+//! one, and the smallest thing that still applies by itself is a hunk.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+use super::text::{Change, Sides};
+
+/// How one file differs.
+pub struct FileChange {
+    /// What all of it is about.
+    pub whole: Change,
+    /// Hunks with one line of context, in order.
+    pub pieces: Vec<Piece>,
+    /// The unified diff, with `a/` and `b/` and three lines of context.
+    diff: String,
+}
+
+/// One hunk.
+pub struct Piece {
+    /// What it is about.
+    pub names: Change,
+    text: String,
+}
+
+impl FileChange {
+    /// Reads the change of `path` from the tree `old` to the tree `new`.
+    pub fn read(old: &Path, new: &Path, path: &Path) -> Result<FileChange> {
+        let (a, b) = (old.join(path), new.join(path));
+        let name = path.display();
+        let (label_a, label_b) = match a.exists() {
+            true => (format!("a/{name}"), format!("b/{name}")),
+            false => ("/dev/null".to_owned(), format!("b/{name}")),
+        };
+        let left = if a.exists() { a.clone() } else { "/dev/null".into() };
+        let sh = Shell::new()?;
+        let diff = |context: &str| -> Result<String> {
+            // 1 says that they differ.
+            let command = cmd!(sh, "diff {context} --label {label_a} --label {label_b} {left} {b}");
+            let output = command.quiet().ignore_status().output();
+            let output = output.with_context(|| format!("failed to compare `{name}`"))?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let text = |p: &Path| std::fs::read(p).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+        Ok(FileChange::new(diff("-U3")?, &diff("-U1")?, &Sides::new(&text(&a), &text(&b))))
+    }
+
+    fn new(diff: String, small: &str, sides: &Sides) -> FileChange {
+        let pieces =
+            hunks(small).into_iter().map(|text| Piece { names: Change::new(text, sides), text: text.to_owned() });
+        FileChange { whole: Change::new(&diff, sides), pieces: pieces.collect(), diff }
+    }
+
+    /// A diff of these pieces alone.
+    pub fn only(&self, pieces: &BTreeSet<usize>) -> String {
+        if pieces.len() == self.pieces.len() {
+            return self.diff.clone();
+        }
+        let mut out: String = self.diff.split_inclusive('\n').take(2).collect();
+        let mut moved = 0;
+        for &at in pieces {
+            let text = &self.pieces[at].text;
+            let body = text.split_once('\n').map_or("", |(_, body)| body);
+            let count = |sign| body.lines().filter(|l| l.starts_with([' ', sign])).count() as i64;
+            let (before, after) = (count('-'), count('+'));
+            let start = start(text);
+            out.push_str(&format!("@@ -{start},{before} +{},{after} @@\n{body}", start + moved));
+            moved += after - before;
+        }
+        out
+    }
+}
+
+/// The hunks of a unified diff of one file.
+fn hunks(diff: &str) -> Vec<&str> {
+    let mut starts: Vec<usize> = diff.match_indices("\n@@ ").map(|(at, _)| at + 1).collect();
+    starts.push(diff.len());
+    starts.windows(2).map(|pair| &diff[pair[0]..pair[1]]).collect()
+}
+
+/// The line of the old file at which a hunk begins.
+fn start(hunk: &str) -> i64 {
+    let digits = hunk.trim_start_matches("@@ -");
+    digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIFF: &str = "--- a/x.h\n+++ b/x.h\n@@ -1,2 +1,4 @@\n a\n+b\n+c\n d\n@@ -10,3 +12,3 @@\n e\n-f\n+g\n h\n";
+
+    /// A part of a diff is a diff: heads, counts, and the lines where it comes to lie.
+    #[test]
+    fn a_part_is_a_diff() {
+        let change = FileChange::new(DIFF.to_owned(), DIFF, &Sides::new("a\nd\ne\nf\nh\n", "a\nb\nc\nd\ne\ng\nh\n"));
+        assert_eq!(change.pieces.len(), 2);
+        assert_eq!(change.only(&[0, 1].into()), DIFF);
+        assert_eq!(change.only(&[1].into()), "--- a/x.h\n+++ b/x.h\n@@ -10,3 +10,3 @@\n e\n-f\n+g\n h\n");
+        assert_eq!(change.pieces[1].names.fresh, ["g".to_owned()].into());
+    }
+}
