@@ -208,6 +208,7 @@ pub(super) fn resolve(
         let held = diff.data.held.clone();
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
+    report.warnings.extend(diff::moved_calls::warnings(diffs.iter().map(|(_, diff)| diff)));
     let mut said = HashSet::new();
     report.refusals.retain(|r| said.insert((r.message.clone(), r.object.clone())));
     Ok(parts)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{print, status};
-use crate::diff::{self, Owners, closure, given_away};
+use crate::diff::{self, Owners, closure, given_away, moved_calls};
 use crate::dwarf::locals;
 use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
@@ -94,6 +94,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         report
             .warnings
             .extend(given_away::warnings(&diff, &closure).iter().map(|warning| format!("{name}: {warning}")));
+        report.warnings.extend(moved_calls::warnings([&diff]));
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
         written = Some(patch.object);

@@ -13,6 +13,7 @@ mod entries;
 mod files;
 mod functions;
 pub mod given_away;
+pub mod moved_calls;
 pub mod names;
 mod readers;
 mod refs;

@@ -1,0 +1,99 @@
+//! Calls that a patch moves from one function to another: what has run the old one already is never called for.
+//!
+//! In: the comparisons of all units. Out: a warning for each such callee. Say that `put(x)` moves from where an object
+//! dies to where its file is closed. The code of both functions is right, yet an object whose file was closed before
+//! the livepatch came is never put. Nothing in the code tells whether there are such objects; a person has to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::arch::Use;
+use super::atoms::{AtomId, Kind, Side, Target};
+use super::names;
+use super::tables::Tables;
+use super::verdict::{Diff, FunctionVerdict, Verdict};
+
+/// What a function calls, by source names; and itself.
+struct Calls<'d> {
+    name: &'d str,
+    before: BTreeSet<String>,
+    after: BTreeSet<String>,
+}
+
+/// What to say of them.
+pub fn warnings<'d, 'o: 'd>(diffs: impl IntoIterator<Item = &'d Diff<'o>>) -> Vec<String> {
+    let functions: Vec<Calls<'d>> = diffs.into_iter().flat_map(of_unit).collect();
+    let mut moved: BTreeMap<&str, (BTreeSet<&str>, BTreeSet<&str>)> = BTreeMap::new();
+    for (from, callee) in functions.iter().flat_map(|f| f.before.difference(&f.after).map(move |c| (f, c))) {
+        let gained = |f: &&Calls<'_>| !f.before.contains(callee) && f.after.contains(callee);
+        for to in
+            functions.iter().filter(gained).filter(|to| !is_ordinary(callee) && !on_one_path(&functions, from, to))
+        {
+            let (froms, tos) = moved.entry(callee).or_default();
+            froms.insert(from.name);
+            tos.insert(to.name);
+        }
+    }
+    let list = |names: BTreeSet<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let warn = |(callee, (from, to)): (&str, (BTreeSet<&str>, BTreeSet<&str>))| {
+        format!(
+            "`{callee}` was called by {} and is called by {}: what has been through one of them before the livepatch comes \
+             may need the call in neither or in both",
+            list(from),
+            list(to)
+        )
+    };
+    moved.into_iter().map(warn).collect()
+}
+
+/// The functions of a unit that are not what they were.
+fn of_unit<'d>(diff: &'d Diff<'_>) -> Vec<Calls<'d>> {
+    let before = calls(&diff.original, &diff.old_tables);
+    let after = calls(&diff.patched, &diff.new_tables);
+    let of = |calls: &BTreeMap<AtomId, BTreeSet<String>>, id: Option<AtomId>| {
+        id.and_then(|id| calls.get(&id).cloned()).unwrap_or_default()
+    };
+    let read =
+        |f: &'d FunctionVerdict| Calls { name: &f.name, before: of(&before, f.original), after: of(&after, f.patched) };
+    diff.functions.iter().filter(|f| f.verdict != Verdict::Same).map(read).collect()
+}
+
+/// Source names of what each function calls.
+fn calls(side: &Side<'_>, tables: &Tables) -> BTreeMap<AtomId, BTreeSet<String>> {
+    let mut out: BTreeMap<AtomId, BTreeSet<String>> = BTreeMap::new();
+    for id in side.ids().filter(|id| side.atom(*id).kind == Kind::Function) {
+        let whole = tables.whole(id);
+        for r in side.refs_of(id).iter().filter(|r| r.usage == Use::Branch) {
+            let callee = match r.target {
+                Target::Atom(target, _) if tables.whole(target) == whole => continue,
+                Target::Atom(target, _) => side.name(tables.whole(target)),
+                Target::Symbol(symbol, _) => side.object.symbol(symbol).name.as_str(),
+                Target::Nothing(_) => continue,
+            };
+            out.entry(whole).or_default().insert(names::stem(callee).into_owned());
+        }
+    }
+    out
+}
+
+/// Whether one of the two functions calls the other, or what did not stay as it was leads from one to the other: then whoever
+/// comes through one comes through both.
+fn on_one_path(functions: &[Calls<'_>], from: &Calls<'_>, to: &Calls<'_>) -> bool {
+    let reaches = |start: &Calls<'_>, end: &Calls<'_>| {
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        let mut next: Vec<String> = vec![names::stem(start.name).into_owned()];
+        while let Some(name) = next.pop() {
+            for f in functions.iter().filter(|f| names::stem(f.name) == name) {
+                next.extend(f.before.union(&f.after).filter(|c| seen.insert((*c).clone())).cloned());
+            }
+        }
+        seen.contains(&*names::stem(end.name))
+    };
+    from.name == to.name || reaches(from, to) || reaches(to, from)
+}
+
+/// What is called everywhere and leaves no trace on what it is called for.
+fn is_ordinary(callee: &str) -> bool {
+    const PARTS: [&str; 11] =
+        ["lock", "print", "warn", "trace", "fentry", "thunk", "stack_chk", "mem", "str", "sched", "static_call"];
+    PARTS.iter().any(|part| callee.contains(part))
+}
