@@ -1,6 +1,9 @@
 //! Every compression that a kernel's payload can have (arch/x86/boot/compressed/Makefile), made with the tools and the
 //! options that kbuild calls, wrapped as a boot image, and read back.
 
+#[path = "support/smallest.rs"]
+mod smallest;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -19,19 +22,7 @@ fn kernel(size: usize) -> Vec<u8> {
         code.extend(random.to_le_bytes());
         code.extend((code.len() as u64 / 1000).to_le_bytes());
     }
-    let mut file = vec![0; 120];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(16, &[2, 0, 62, 0, 1]);
-    put(32, &64u64.to_le_bytes());
-    put(52, &[64, 0, 56, 0, 1]);
-    put(64, &[1, 0, 0, 0, 5]);
-    put(72, &120u64.to_le_bytes());
-    put(80, &ADDRESS.to_le_bytes());
-    put(96, &(code.len() as u64).to_le_bytes());
-    put(104, &(code.len() as u64).to_le_bytes());
-    file.extend(code);
-    file
+    smallest::elf(ADDRESS, &code)
 }
 
 /// A boot image with this payload (Documentation/arch/x86/boot.rst).

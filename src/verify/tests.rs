@@ -1,5 +1,8 @@
 //! Small units against small images: what has to be equal is, and each kind of difference is seen.
 
+#[path = "../../tests/support/smallest.rs"]
+mod smallest;
+
 use std::sync::Arc;
 
 use super::*;
@@ -312,29 +315,12 @@ fn module() {
     assert_eq!(difference(&check(&caller().0, &loaded)[0]), (14, "refers to `g`, the kernel to `__fentry__`"));
 }
 
-/// The smallest ELF file with one loaded piece.
-fn elf(address: u64, code: &[u8]) -> Vec<u8> {
-    let mut file = vec![0; 120];
-    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(16, &[2, 0, 62, 0, 1]);
-    put(32, &64u64.to_le_bytes());
-    put(52, &[64, 0, 56, 0, 1]);
-    put(64, &[1, 0, 0, 0, 5]);
-    put(72, &120u64.to_le_bytes());
-    put(80, &address.to_le_bytes());
-    put(96, &(code.len() as u64).to_le_bytes());
-    put(104, &(code.len() as u64).to_le_bytes());
-    file.extend_from_slice(code);
-    file
-}
-
 /// Symbols of a kernel that was moved at boot fit its image; symbols without addresses say so.
 #[test]
 fn moved_kernel() {
     let mut unit = Maker::new();
     unit.function("f", stb::GLOBAL, &[0x31, 0xc0, 0xc3]);
-    let image = || Image::parse(elf(TEXT, &[0xcc, 0x31, 0xc0, 0xc3])).unwrap();
+    let image = || Image::parse(smallest::elf(TEXT, &[0xcc, 0x31, 0xc0, 0xc3])).unwrap();
     let table = |text: u64, f: u64| Arc::new(SymbolTable::new(vec![func("_text", text), func("f", f)], Vec::new()));
     let moved = TEXT + 0x1a00_0000;
     let loaded = Loaded::kernel(image(), table(moved, moved + 1)).unwrap();

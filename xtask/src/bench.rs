@@ -57,7 +57,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
             _ => bail!("usage: cargo xtask bench [--runs N] [--first] [--only ROW] | bench runtime"),
         }
     }
-    apt::install(kernel::BUILD_PACKAGES)?;
+    kernel::install_build_packages()?;
     apt::install(crate::compare_upstream::PACKAGES)?;
     apt::install(&["time"])?;
     let kernel = kernel::prepare("linux-7", false)?;

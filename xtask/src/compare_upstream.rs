@@ -32,7 +32,7 @@ type Known = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
-    apt::install(kernel::BUILD_PACKAGES)?;
+    kernel::install_build_packages()?;
     apt::install(PACKAGES)?;
     let kernel = kernel::prepare("linux-7", false)?;
     let klp_build = build::klp_build()?;

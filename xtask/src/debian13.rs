@@ -12,30 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::guest::{self, Case};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::{Args, apt, build, dirs, sources, vm};
 
 const SUITE: &str = "trixie";
 
-/// The kernel, what klp-build needs beside it, and what kbuild needs to build a module and to make one unit.
-const PACKAGES: &[&str] = &[
-    "linux-image-amd64",
-    "linux-headers-amd64",
-    "linux-source-6.12",
-    "gcc",
-    "make",
-    "flex",
-    "bison",
-    "bc",
-    "libelf-dev",
-    "libssl-dev",
-    "openssl",
-    "perl",
-    "python3",
-    "kmod",
-    "xz-utils",
-    "pahole",
-];
+/// The kernel, and its source; and what tells types apart in it.
+const PACKAGES: &[&str] = &["linux-image-amd64", "linux-headers-amd64", "linux-source-6.12", "pahole"];
 
 /// The task.
 pub fn run(args: Args<'_>) -> Result<()> {
@@ -126,7 +109,10 @@ impl System {
         command.args([SUITE]).arg(&self.root).arg(mirror);
         checked(&mut command, "debootstrap")?;
         self.run_in("apt-get -qq update")?;
-        self.run_in(&format!("apt-get -qq -y install --no-install-recommends {}", PACKAGES.join(" ")))?;
+        self.run_in(&format!(
+            "apt-get -qq -y install --no-install-recommends {}",
+            [PACKAGES, kernel::KBUILD_PACKAGES].concat().join(" ")
+        ))?;
         self.run_in("apt-get clean")?;
         self.run_in("cd /usr/src && tar -xf linux-source-6.12.tar.xz && rm linux-source-6.12.tar.xz")?;
         Ok(())

@@ -16,9 +16,8 @@ use crate::kernels::{self, Kind, names};
 use crate::sources::Suite;
 use crate::{Args, guest};
 
-/// What compiling a kernel, or a module for one, takes.
-pub const BUILD_PACKAGES: &[&str] = &[
-    "gcc-12",
+/// What kbuild needs to build a module, or one unit.
+pub const KBUILD_PACKAGES: &[&str] = &[
     "gcc",
     "make",
     "flex",
@@ -31,9 +30,15 @@ pub const BUILD_PACKAGES: &[&str] = &[
     "python3",
     "kmod",
     "xz-utils",
-    "zstd",
-    "binutils",
 ];
+
+/// What compiling a kernel here takes besides.
+const BUILD_PACKAGES: &[&str] = &["gcc-12", "zstd", "binutils", "pahole"];
+
+/// Installs what compiling a kernel, or a module for one, takes.
+pub fn install_build_packages() -> Result<()> {
+    apt::install(&[KBUILD_PACKAGES, BUILD_PACKAGES].concat())
+}
 
 /// A kernel that is ready to be patched and booted.
 #[derive(Debug, Clone)]
@@ -196,7 +201,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
     let wanted = fragments.into_iter().reduce(|all, next| merge(&all, &next)).unwrap_or_default();
     let stamp = format!("{}\n{wanted}", plan.version);
     if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(objdir, &done, &wanted) {
-        apt::install(BUILD_PACKAGES)?;
+        install_build_packages()?;
         configure_and_make(plan, &objdir.with_file_name(format!("{beside}.log")), &wanted)?;
         let missing = not_taken(&wanted, &dirs::read(&objdir.join(".config"))?);
         if !missing.is_empty() {
@@ -300,7 +305,7 @@ fn built_by_hand(objdir: &Path, done: &Path, fragment: &str) -> bool {
 
 /// Downloads the packages of a distribution's kernel and unpacks them under one root, all of one version.
 fn stock(name: &str, image: &str, headers: &str, source: &str, refresh: bool) -> Result<Kernel> {
-    apt::install(&[BUILD_PACKAGES, &["pahole"]].concat())?;
+    install_build_packages()?;
     let dir = dirs::dev_cache()?.join(name);
     let dest = dir.join("root");
     let release_file = dest.join("release");

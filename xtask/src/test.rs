@@ -20,7 +20,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
             _ => bail!("usage: cargo xtask test [--quick] [--long] [--only NAME]..."),
         }
     }
-    apt::install(kernel::BUILD_PACKAGES)?;
+    kernel::install_build_packages()?;
     // For tests/payloads.rs.
     apt::install(&["bzip2", "gzip", "lz4", "lzop", "zstd"])?;
     if long {

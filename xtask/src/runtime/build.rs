@@ -186,7 +186,7 @@ impl Make {
     }
 
     fn prepare(dir: &Path, objdir: &str, name: &str) -> Result<Make> {
-        apt::install(kernel::BUILD_PACKAGES)?;
+        kernel::install_build_packages()?;
         apt::install(PACKAGES)?;
         let tools = dir.with_file_name("tools");
         let bindgen = tools.join("bin/bindgen");
