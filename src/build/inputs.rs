@@ -1,5 +1,6 @@
 //! From the request to two objects per unit: patches, sources, what the module replaces, units, compiles.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use crate::elf::Object;
 use crate::emit::init::ReplaceMode;
 use crate::error::{Reason, Refusal};
 use crate::kernel::unit::Unit;
+use crate::kernel::units::Outside;
 use crate::kernel::{self, Kernel};
 use crate::patch::{self, Applied};
 use crate::report::Report;
@@ -70,8 +72,8 @@ pub(super) fn replace_mode(asked: Replace, kernel: &Kernel, refusals: &mut Vec<R
     }
 }
 
-/// The units that the touched files reach, or why they reach none.
-pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> Result<Vec<Unit>> {
+/// The units that the touched files reach, or why they reach none; and who else reads them.
+pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> Result<(Vec<Unit>, Vec<Outside>)> {
     let touched: Vec<PathBuf> = applied
         .files
         .iter()
@@ -79,7 +81,7 @@ pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> 
         .filter(|path| matches!(patch::classify(path), patch::Verdict::Code))
         .collect();
     if touched.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let reach = kernel.units_reached_by(&touched)?;
     report.refusals.extend(reach.refusals);
@@ -91,14 +93,7 @@ pub(super) fn reach(kernel: &Kernel, applied: &Applied, report: &mut Report) -> 
             from.join(", ")
         ));
     }
-    for outside in &reach.outside {
-        report.notes.push(format!(
-            "`{}` also reads a touched file and is left out: {:?}",
-            outside.target.display(),
-            outside.why
-        ));
-    }
-    Ok(reach.units)
+    Ok((reach.units, reach.outside))
 }
 
 /// What the compilers made.
@@ -132,18 +127,8 @@ pub(super) fn compile_with_lines(bench: Workbench<'_>, units: &[Unit]) -> Result
 }
 
 fn compile(bench: Workbench<'_>, units: &[Unit], debug: bool) -> Result<Compiles> {
-    let Workbench { kernel, applied, request, work, progress } = bench;
-    let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
-    let cache = ObjectCache::of_user()?;
-    let options = compile::Options {
-        jobs: request.jobs,
-        launcher: request.launcher.clone(),
-        cache: cache.as_ref(),
-        debug,
-        work,
-        progress: &|what| progress.step(what),
-    };
-    let compiled = compile::compile_units(units, &tree, applied, &options)?;
+    let compiled =
+        with_options(bench, debug, |tree, options| compile::compile_units(units, tree, bench.applied, options))?;
     let said = compiled.iter().map(|unit| unit.warnings.trim_end()).filter(|text| !text.is_empty());
     let warnings = said.map(|text| format!("the compiler says of the patched source:\n{text}")).collect();
     let objects = |unit: &Compiled| -> Result<Option<(usize, Object, Object)>> {
@@ -164,4 +149,28 @@ fn compile(bench: Workbench<'_>, units: &[Unit], debug: bool) -> Result<Compiles
     let debug =
         compiled.into_iter().filter_map(|unit| unit.debug.map(|(original, patched)| (unit.unit, original, patched)));
     Ok(Compiles { pairs, debug: debug.collect(), warnings })
+}
+
+/// Which of these compiles have other tokens on the patched side.
+pub(super) fn differing(bench: Workbench<'_>, units: &[Unit]) -> Result<BTreeSet<usize>> {
+    with_options(bench, false, |tree, options| compile::differing(units, tree, bench.applied, options))
+}
+
+fn with_options<T>(
+    bench: Workbench<'_>,
+    debug: bool,
+    compile: impl FnOnce(&compile::Tree, &compile::Options<'_>) -> Result<T>,
+) -> Result<T> {
+    let Workbench { kernel, request, work, progress, .. } = bench;
+    let tree = compile::Tree { source: kernel.source().to_path_buf(), objdir: kernel.objdir().to_path_buf() };
+    let cache = ObjectCache::of_user()?;
+    let options = compile::Options {
+        jobs: request.jobs,
+        launcher: request.launcher.clone(),
+        cache: cache.as_ref(),
+        debug,
+        work,
+        progress: &|what| progress.step(what),
+    };
+    compile(&tree, &options)
 }

@@ -9,6 +9,7 @@ mod inputs;
 mod lines;
 mod many;
 mod module;
+mod outside;
 mod owners;
 mod types;
 
@@ -62,7 +63,7 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
     if !report.refusals.is_empty() {
         return Ok(refused(report));
     }
-    let mut units = inputs::reach(kernel, &applied, &mut report)?;
+    let (mut units, outside) = inputs::reach(kernel, &applied, &mut report)?;
     units.extend(added.units);
     if !report.refusals.is_empty() {
         return Ok(refused(report));
@@ -73,6 +74,7 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
     let bench = inputs::Workbench { kernel, applied: &applied, request, work: work.path(), progress };
+    outside::look(bench, &outside, &mut report)?;
     report.refusals.extend(types::early(bench, &units)?);
     if !report.refusals.is_empty() {
         return Ok(refused(report));

@@ -100,10 +100,55 @@ pub enum Outcome {
 
 /// Compiles the units. All failures of a run come as one error: a [`ToolFailure`] when compilers failed.
 pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<Vec<Compiled>> {
-    let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
-    let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
-    let mut mirror = Mirror::create(&work.join("tree"), &tree.source, contents(&tree.source, touched))?;
-    let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
+    let (place, mut mirror) = Place::new(tree, touched, options)?;
+    let mut looked = look(units, tree, touched, options, &place, &mut mirror)?;
+    let mut shapes = BTreeSet::new();
+    for (_, seen) in &mut looked {
+        let shaped = seen.shape.as_ref().is_some_and(|key| shapes.insert(key.clone()));
+        seen.debug = shaped || (options.debug && !seen.same);
+    }
+    let compile = |(job, seen): &(unit::Job<'_>, unit::Seen)| job.compile(seen, &mirror);
+    let compiled = all(place.pool.install(|| looked.par_iter().map(compile).collect::<Vec<_>>()))?;
+    if let Some(cache) = options.cache {
+        cache.trim();
+    }
+    Ok(compiled)
+}
+
+/// Which of the units, C or assembly, have other tokens on the patched side; nothing is compiled.
+pub fn differing(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<BTreeSet<usize>> {
+    let (place, mut mirror) = Place::new(tree, touched, options)?;
+    let looked = look(units, tree, touched, options, &place, &mut mirror)?;
+    Ok(looked.iter().enumerate().filter(|(_, (_, seen))| !seen.same).map(|(at, _)| at).collect())
+}
+
+/// Where the units of one call are worked on, and by how many.
+struct Place {
+    work: PathBuf,
+    paths: paths::Paths,
+    pool: rayon::ThreadPool,
+}
+
+impl Place {
+    fn new(tree: &Tree, touched: &Applied, options: &Options) -> Result<(Place, Mirror)> {
+        let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
+        let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
+        let mirror = Mirror::create(&work.join("tree"), &tree.source, contents(&tree.source, touched))?;
+        let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build();
+        Ok((Place { work, paths, pool: pool.context("failed to start threads")? }, mirror))
+    }
+}
+
+/// Each unit with what is the same on both sides: by reading, by what earlier runs saw, or by preprocessing.
+fn look<'a>(
+    units: &'a [Unit],
+    tree: &Tree,
+    touched: &Applied,
+    options: &'a Options,
+    place: &'a Place,
+    mirror: &mut Mirror,
+) -> Result<Vec<(unit::Job<'a>, unit::Seen)>> {
     let mut jobs = Vec::new();
     for (index, unit) in units.iter().enumerate() {
         let change = touched.get(&unit.source);
@@ -111,10 +156,9 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
             bail!("failed to compile `{}`: the patch deletes it", unit.source.display());
         }
         let new = change.is_some_and(|change| change.original.is_none());
-        jobs.push(unit::Job::new(index, unit, new, &paths, options, &work.join(index.to_string()))?);
+        jobs.push(unit::Job::new(index, unit, new, &place.paths, options, &place.work.join(index.to_string()))?);
     }
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+    let pool = &place.pool;
 
     let mentions = mentions::Mentions::new(units, touched, tree);
     let settled: Vec<bool> =
@@ -131,29 +175,16 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {
         let open: Vec<usize> = (0..jobs.len()).filter(|&at| seen[at].is_none()).collect();
-        let found = pool.install(|| open.par_iter().map(|&at| jobs[at].preprocess(&mirror, skip)).collect::<Vec<_>>());
+        let found = pool.install(|| open.par_iter().map(|&at| jobs[at].preprocess(mirror, skip)).collect::<Vec<_>>());
         let mut misses = Vec::new();
         for (at, found) in open.into_iter().zip(all(found)?) {
             if found.misses.is_empty() { seen[at] = Some(found) } else { misses.extend(found.misses) }
         }
         if misses.is_empty() {
-            break;
+            return Ok(jobs.into_iter().zip(seen.into_iter().flatten()).collect());
         }
         misses.iter().try_for_each(|dep| mirror.repair(dep))?;
     }
-
-    let mut pairs: Vec<(&unit::Job, unit::Seen)> = jobs.iter().zip(seen.into_iter().flatten()).collect();
-    let mut shapes = BTreeSet::new();
-    for (_, seen) in &mut pairs {
-        let shaped = seen.shape.as_ref().is_some_and(|key| shapes.insert(key.clone()));
-        seen.debug = shaped || (options.debug && !seen.same);
-    }
-    let compiled = pool.install(|| pairs.par_iter().map(|(job, seen)| job.compile(seen, &mirror)).collect::<Vec<_>>());
-    let compiled = all(compiled)?;
-    if let Some(cache) = options.cache {
-        cache.trim();
-    }
-    Ok(compiled)
 }
 
 /// Compiles the originals of units as a build would, whether a patch touches them or not; each with its own result.

@@ -19,7 +19,7 @@ pub(super) fn refusal(path: &Path, outside: &[&Outside], source: &Path) -> Refus
         );
     }
     let first = |why| outside.iter().find(|o| o.why == why).map(|o| o.target.display().to_string());
-    if let Some(target) = first(Why::OtherImage) {
+    if let Some(target) = first(Why::OtherImage).or_else(|| first(Why::Vdso)) {
         return Refusal::new(
             Reason::UnsupportedFile,
             format!(
@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn rust() {
         let path = Path::new("drivers/block/rnull.rs");
-        let compiled = Outside { target: "drivers/block/rnull.o".into(), reads: vec![path.into()], why: Why::Rust };
+        let compiled =
+            Outside { target: "drivers/block/rnull.o".into(), reads: vec![path.into()], why: Why::Rust, unit: None };
         for outside in [&[][..], &[&compiled][..]] {
             let found = refusal(path, outside, Path::new("/nowhere"));
             assert_eq!(found.to_string(), "`drivers/block/rnull.rs` reaches Rust code only [unsupported-file]");

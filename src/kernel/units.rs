@@ -29,8 +29,10 @@ pub enum Why {
     Assembly,
     /// Rust code.
     Rust,
-    /// Linked into another image: vDSO, boot loader stub, realmode, purgatory.
+    /// Linked into an image that runs before or beside the kernel: boot loader stub, realmode, purgatory.
     OtherImage,
+    /// Linked into the vDSO, which programs have mapped.
+    Vdso,
     /// In no archive or module of this configuration: left over from an earlier one.
     NotLinked,
 }
@@ -44,6 +46,8 @@ pub struct Outside {
     pub reads: Vec<PathBuf>,
     /// Why it does not count.
     pub why: Why,
+    /// The compile, where what it makes of the files matters to who runs the kernel: assembly, and the vDSO.
+    pub unit: Option<Unit>,
 }
 
 /// What a set of touched files reaches.
@@ -201,7 +205,11 @@ impl<'a> Search<'a> {
         if reads.is_empty() || !is_kernel_code(&file) {
             return Ok(None);
         }
-        let outside = |why| Hit::Outside(Outside { target: target_of(&file), reads: reads.clone(), why });
+        let outside = |why| {
+            let unit = matches!(why, Why::Assembly | Why::Vdso)
+                .then(|| file.compile().map(|command| unit(&file, command, "vmlinux".to_owned(), self.build)));
+            Hit::Outside(Outside { target: target_of(&file), reads: reads.clone(), why, unit: unit.flatten() })
+        };
         Ok(Some(match classify(&file, self.build) {
             Some(why) => outside(why),
             None => match units(&file, self.build) {
@@ -243,10 +251,10 @@ fn classify(file: &CmdFile, build: Build<'_>) -> Option<Why> {
     let main = file.deps.first().map(String::as_str).unwrap_or_default();
     let argv = file.compile()?;
     // Makefiles of images that run before or beside the kernel say so to include/linux/export.h.
-    if argv
-        .iter()
-        .any(|a| a == "-D__DISABLE_EXPORTS" || a == "-D_SETUP" || a == "-DBUILD_VDSO" || a == "-D__BOOT_COMPRESSED")
-    {
+    if argv.iter().any(|a| a == "-DBUILD_VDSO") {
+        return Some(Why::Vdso);
+    }
+    if argv.iter().any(|a| a == "-D__DISABLE_EXPORTS" || a == "-D_SETUP" || a == "-D__BOOT_COMPRESSED") {
         return Some(Why::OtherImage);
     }
     let linked = match argv.iter().any(|a| a == "-DMODULE") {
@@ -298,19 +306,20 @@ fn units(file: &CmdFile, build: Build<'_>) -> Option<Vec<Unit>> {
             .collect(),
         false => vec!["vmlinux".to_owned()],
     };
-    let deps: Vec<PathBuf> = file.deps.iter().map(|dep| source_relative(dep, build.objdir, build.source)).collect();
-    let units: Vec<Unit> = objects
-        .into_iter()
-        .map(|object| Unit {
-            target: target_of(file),
-            source: deps.first().cloned().unwrap_or_default(),
-            command: command.to_vec(),
-            objtool: file.objtool(),
-            deps: deps.clone(),
-            object,
-        })
-        .collect();
+    let units: Vec<Unit> = objects.into_iter().map(|object| unit(file, command, object, build)).collect();
     (!units.is_empty() && units[0].source.extension() == Some(OsStr::new("c"))).then_some(units)
+}
+
+fn unit(file: &CmdFile, command: &[String], object: String, build: Build<'_>) -> Unit {
+    let deps: Vec<PathBuf> = file.deps.iter().map(|dep| source_relative(dep, build.objdir, build.source)).collect();
+    Unit {
+        target: target_of(file),
+        source: deps.first().cloned().unwrap_or_default(),
+        command: command.to_vec(),
+        objtool: file.objtool(),
+        deps,
+        object,
+    }
 }
 
 #[cfg(test)]
@@ -381,6 +390,9 @@ mod tests {
         assert_eq!(found, [("m2", "fs/m.o"), ("m_one", "fs/m.o"), ("vmlinux", "fs/a.o")]);
         let outside: Vec<Why> = reach.outside.iter().map(|o| o.why).collect();
         assert_eq!(outside, [Why::NotLinked, Why::Assembly]);
+        // What matters can be preprocessed.
+        let sources: Vec<_> = reach.outside.iter().map(|o| o.unit.as_ref().map(|unit| unit.source.as_path())).collect();
+        assert_eq!(sources, [None, Some(Path::new("fs/s.S"))]);
         assert!(reach.refusals.is_empty());
     }
 

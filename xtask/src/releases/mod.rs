@@ -142,6 +142,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
         options: if options.newer_source { with_source(&kernel, &new.source) } else { kernel.options() },
         dir: old.source.with_file_name(format!("{from}-to-{to}{on}")),
         stamp: run::stamp(&klp_build)?,
+        threads: (std::thread::available_parallelism().map_or(1, usize::from) / options.jobs.max(1)).max(1),
         again: options.again,
     };
     if options.load {

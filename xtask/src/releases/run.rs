@@ -77,6 +77,8 @@ pub struct Runner<'a> {
     pub dir: PathBuf,
     /// Says which program it is.
     pub stamp: String,
+    /// Compilers that one case may run at a time.
+    pub threads: usize,
     /// Also run what has an answer.
     pub again: bool,
 }
@@ -116,7 +118,7 @@ impl Runner<'_> {
         let module = self.module(&case.name());
         fs::remove_file(&module).ok();
         let start = Instant::now();
-        let mut args = vec!["--json".to_owned(), "-j1".into(), "--carry-tables".into()];
+        let mut args = vec!["--json".to_owned(), format!("-j{}", self.threads), "--carry-tables".into()];
         args.extend(self.options.iter().cloned());
         args.extend(["--output".into(), module.display().to_string(), patch.display().to_string()]);
         let (status, stdout, stderr) = self.klp_build(&args)?;

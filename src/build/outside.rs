@@ -1,0 +1,51 @@
+//! Compiles that read a touched file and are no unit -> what of the patch a livepatch cannot bring there.
+//!
+//! Most of them do not matter: what boots the kernel has run, what is not linked is not there. Assembly and the vDSO do. Whether
+//! the patch changes what they are made of, only the preprocessor can tell: of most headers assembly sees nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use super::inputs::{self, Workbench};
+use crate::error::{Reason, Refusal};
+use crate::kernel::unit::Unit;
+use crate::kernel::units::{Outside, Why};
+use crate::report::Report;
+
+/// Refuses what would be missed, and says what is left out.
+pub(super) fn look(bench: Workbench<'_>, outside: &[Outside], report: &mut Report) -> Result<()> {
+    let matter: Vec<&Outside> = outside.iter().filter(|o| o.unit.is_some()).collect();
+    let units: Vec<Unit> = matter.iter().filter_map(|o| o.unit.clone()).collect();
+    let differing = if units.is_empty() { BTreeSet::new() } else { inputs::differing(bench, &units)? };
+    let mut left_out: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for (at, found) in matter.iter().enumerate().filter(|(at, _)| differing.contains(at)) {
+        let reads: Vec<String> = found.reads.iter().map(|path| format!("`{}`", path.display())).collect();
+        let (reads, source) = (reads.join(", "), units[at].source.display());
+        if found.why == Why::Vdso {
+            report.warnings.push(format!(
+                "`{source}` of the vDSO reads what the patch changes in {reads}: programs keep the code that they have mapped"
+            ));
+        } else {
+            report.refusals.push(Refusal::new(
+                Reason::UnsupportedFile,
+                format!("what `{source}` reads of {reads} changes, and it is assembly, which ftrace cannot redirect"),
+                "keep what assembly uses as it is, and change what C code uses under another name",
+            ));
+        }
+    }
+    for found in outside {
+        let what = match found.why {
+            Why::OtherImage => "runs before or beside the kernel",
+            Why::Rust => "is Rust code",
+            Why::NotLinked => "is in no object of this configuration",
+            Why::Assembly | Why::Vdso => continue,
+        };
+        left_out.entry(what).or_default().push(format!("`{}`", found.target.display()));
+    }
+    for (what, targets) in left_out {
+        let more = if targets.len() > 1 { format!(" and {} more", targets.len() - 1) } else { String::new() };
+        report.notes.push(format!("{}{more} also read a touched file, and are left out: each {what}", targets[0]));
+    }
+    Ok(())
+}
