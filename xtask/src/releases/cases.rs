@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::pieces::FileChange;
-use super::text::Change;
+use super::text::{Change, Names};
 use super::units::Units;
 
 /// More files than this are not one fix: the file goes alone with its headers.
@@ -46,11 +46,18 @@ impl Corpus {
     /// Reads the changes of those differing files that matter to what was built.
     pub fn read(units: Units, old: &Path, new: &Path, differing: &[PathBuf]) -> Result<Corpus> {
         let read: BTreeSet<&PathBuf> = units.reads.values().flatten().collect();
-        let mut changes = BTreeMap::new();
+        let mut changes: BTreeMap<PathBuf, FileChange> = BTreeMap::new();
+        let (mut before, mut after) = (Names::new(), Names::new());
         for path in differing {
             if read.contains(path) || (is_header(path) && !old.join(path).exists()) {
-                changes.insert(path.clone(), FileChange::read(old, new, path)?);
+                let (change, sides) = FileChange::read(old, new, path)?;
+                sides.add_to(&mut before, &mut after);
+                changes.insert(path.clone(), change);
             }
+        }
+        let brought: BTreeSet<String> = changes.values().flat_map(|c| c.whole.brought.iter().cloned()).collect();
+        for part in changes.values_mut().flat_map(FileChange::parts) {
+            part.keep_own(&before, &after, &brought);
         }
         Ok(Corpus { units, changes, old: old.to_path_buf() })
     }

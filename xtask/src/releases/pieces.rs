@@ -29,8 +29,8 @@ pub struct Piece {
 }
 
 impl FileChange {
-    /// Reads the change of `path` from the tree `old` to the tree `new`.
-    pub fn read(old: &Path, new: &Path, path: &Path) -> Result<FileChange> {
+    /// Reads the change of `path` from the tree `old` to the tree `new`, and all names of both versions.
+    pub fn read(old: &Path, new: &Path, path: &Path) -> Result<(FileChange, Sides)> {
         let (a, b) = (old.join(path), new.join(path));
         let name = path.display();
         let (label_a, label_b) = match a.exists() {
@@ -47,13 +47,19 @@ impl FileChange {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let text = |p: &Path| std::fs::read(p).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-        Ok(FileChange::new(diff("-U3")?, &diff("-U1")?, &Sides::new(&text(&a), &text(&b))))
+        let sides = Sides::new(&text(&a), &text(&b));
+        Ok((FileChange::new(diff("-U3")?, &diff("-U1")?, &sides), sides))
     }
 
     fn new(diff: String, small: &str, sides: &Sides) -> FileChange {
         let pieces =
             hunks(small).into_iter().map(|text| Piece { names: Change::new(text, sides), text: text.to_owned() });
         FileChange { whole: Change::new(&diff, sides), pieces: pieces.collect(), diff }
+    }
+
+    /// All of it, and each piece.
+    pub fn parts(&mut self) -> impl Iterator<Item = &mut Change> {
+        std::iter::once(&mut self.whole).chain(self.pieces.iter_mut().map(|piece| &mut piece.names))
     }
 
     /// A diff of these pieces alone.

@@ -3,7 +3,7 @@
 //! No history comes with a source package: which part of a header changed *with* a file can only be told by the names
 //! that both changes are about. What a patch must hold to stand alone is read from these.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All names of a file in two versions, without those of comments and texts.
 pub struct Sides {
@@ -11,7 +11,16 @@ pub struct Sides {
     after: BTreeSet<String>,
 }
 
+/// Names of many files.
+pub type Names = std::collections::HashSet<String>;
+
 impl Sides {
+    /// Adds the names of both versions to those of other files.
+    pub fn add_to(&self, before: &mut Names, after: &mut Names) {
+        before.extend(self.before.iter().cloned());
+        after.extend(self.after.iter().cloned());
+    }
+
     /// Reads both versions.
     pub fn new(old: &str, new: &str) -> Sides {
         let all = |text: &str| names(&code(text)).into_iter().map(str::to_owned).collect();
@@ -30,6 +39,8 @@ pub struct Change {
     pub declared: BTreeSet<String>,
     /// Before `(` on any changed line.
     pub called: BTreeSet<String>,
+    /// Declared or defined on a changed line in any way: functions, macros, members, variables, constants, types.
+    pub brought: BTreeSet<String>,
     /// On any changed line.
     pub used: BTreeSet<String>,
     /// Declared at the end of a removed line and of an added one: a member or variable of another type.
@@ -42,7 +53,7 @@ impl Change {
     /// The names of the changed lines of `diff`, which may be a part of what differs between the two sides.
     pub fn new(diff: &str, sides: &Sides) -> Change {
         let mut change = Change::default();
-        let mut members = [BTreeSet::new(), BTreeSet::new()];
+        let mut members = [BTreeMap::new(), BTreeMap::new()];
         for line in diff.lines().filter(|l| !l.starts_with("+++ ") && !l.starts_with("--- ")) {
             let Some((sign, text)) = line.split_at_checked(1).filter(|(s, _)| matches!(*s, "+" | "-")) else {
                 continue;
@@ -57,7 +68,9 @@ impl Change {
             } else {
                 change.gone.extend(found);
             }
-            members[usize::from(sign == "+")].extend(member(text).filter(|n| here.contains(*n)).map(str::to_owned));
+            let declared = member(text).filter(|n| here.contains(*n)).map(|n| (n.to_owned(), text.trim().to_owned()));
+            members[usize::from(sign == "+")].extend(declared);
+            change.brought.extend(brought(text).filter(|n| here.contains(*n)).map(str::to_owned));
             change.used.extend(used.into_iter().map(str::to_owned));
             let calls: Vec<&str> = calls(text).into_iter().filter(|n| here.contains(*n)).collect();
             if text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '#')) {
@@ -68,8 +81,19 @@ impl Change {
         for (sign, here) in [('-', &sides.before), ('+', &sides.after)] {
             change.continued(diff, sign, here);
         }
-        change.retyped = members[0].intersection(&members[1]).cloned().collect();
+        change.brought.extend(change.declared.iter().cloned());
+        // What is only indented otherwise keeps its type.
+        let [gone, came] = members;
+        change.retyped =
+            gone.into_iter().filter(|(n, was)| came.get(n).is_some_and(|is| is != was)).map(|(n, _)| n).collect();
         change
+    }
+
+    /// Forgets names that only this file did not have or has no more: that two changes begin to say `WRITE_ONCE` ties
+    /// nothing together. `before` and `after` have all names of all files, and what some change brings stays.
+    pub fn keep_own(&mut self, before: &Names, after: &Names, brought: &BTreeSet<String>) {
+        self.fresh.retain(|n| brought.contains(n) || !before.contains(n));
+        self.gone.retain(|n| brought.contains(n) || !after.contains(n));
     }
 
     /// Parameters and arguments that changed on another line than the name that they belong to.
@@ -139,6 +163,33 @@ fn member(line: &str) -> Option<&str> {
     let head = line.trim_end().strip_suffix(';')?;
     let name = head.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
     (!name.is_empty() && head.len() > name.len() && !head.contains(['(', '=', '.'])).then_some(name)
+}
+
+/// The name that a line declares or defines, other than a function's: `#define N`, `struct n {`, `N = 1,`, `static int n[4] =`, and
+/// what [`member`] sees.
+fn brought(line: &str) -> Option<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let first = |text: &str| text.split(|c| !is_name(c)).next().map(str::len);
+    let text = line.trim();
+    if let Some(rest) = text.strip_prefix("#define ") {
+        return first(rest.trim_start()).map(|len| &rest.trim_start()[..len]);
+    }
+    if let Some(head) = text.strip_suffix('{').map(str::trim_end)
+        && let Some(tag) = ["struct ", "union ", "enum "].iter().find_map(|word| head.strip_prefix(word))
+    {
+        return tag.chars().all(is_name).then_some(tag);
+    }
+    let name = &text[..first(text)?];
+    let rest = text[name.len()..].trim_start();
+    if !name.is_empty() && (rest == "," || (rest.starts_with('=') && rest.ends_with(',') && !rest.starts_with("=="))) {
+        return Some(name);
+    }
+    let margin = line.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let head = text.split(['=', '[']).next()?.trim_end();
+    match margin && head.len() < text.len() && !head.contains('(') {
+        true => head.rsplit(|c| !is_name(c)).next().filter(|n| !n.is_empty()),
+        false => member(line),
+    }
 }
 
 /// The text without its comments and without what is in quotes: their words are no names.
@@ -263,8 +314,30 @@ mod tests {
         assert_eq!(header.retyped, ["pid".to_owned()].into());
         assert!(header.belongs_to(&change("\tput_it(s->pid);\n", "\tdrop_it(s->pid);\n")));
         assert!(!header.belongs_to(&change("\tput_it(s->pig);\n", "\tdrop_it(s->pig);\n")));
+        assert!(change("\tpid_t pid;\n", "\t\tpid_t pid;\n").retyped.is_empty());
         assert_eq!(member("\tint a[4];"), None);
         assert_eq!(member("\treturn f(x);"), None);
+    }
+
+    /// Names that are declared somewhere in the release keep their power to tie; names that are only used do not.
+    #[test]
+    fn words_of_the_kernel_tie_nothing() {
+        let mut file = change("\ta = 1;\n", "\tWRITE_ONCE(a, 1);\n\tfresh(a);\n");
+        let all = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Names>();
+        file.keep_own(&all(&["WRITE_ONCE", "a"]), &all(&["WRITE_ONCE", "a", "fresh"]), &BTreeSet::new());
+        assert_eq!(file.fresh, ["fresh".to_owned()].into());
+        for (line, name) in [
+            ("#define N(x) 1", Some("N")),
+            ("struct s {", Some("s")),
+            ("\tCONSTANT = 1,", Some("CONSTANT")),
+            ("\tCONSTANT,", Some("CONSTANT")),
+            ("static int n[4] = {", Some("n")),
+            ("\tint m;", Some("m")),
+            ("\tn = f(x);", None),
+            ("\tif (a == b) {", None),
+        ] {
+            assert_eq!(brought(line), name, "{line}");
+        }
     }
 
     /// What is included, however it is written.
