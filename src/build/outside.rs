@@ -18,7 +18,7 @@ pub(super) fn look(bench: Workbench<'_>, outside: &[Outside], report: &mut Repor
     let matter: Vec<&Outside> = outside.iter().filter(|o| o.unit.is_some()).collect();
     let units: Vec<Unit> = matter.iter().filter_map(|o| o.unit.clone()).collect();
     let differing = if units.is_empty() { BTreeSet::new() } else { inputs::differing(bench, &units)? };
-    let mut left_out: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    let mut left_out: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for (at, found) in matter.iter().enumerate().filter(|(at, _)| differing.contains(at)) {
         let reads: Vec<String> = found.reads.iter().map(|path| format!("`{}`", path.display())).collect();
         let (reads, source) = (reads.join(", "), units[at].source.display());
@@ -36,16 +36,18 @@ pub(super) fn look(bench: Workbench<'_>, outside: &[Outside], report: &mut Repor
     }
     for found in outside {
         let what = match found.why {
-            Why::OtherImage => "runs before or beside the kernel",
-            Why::Rust => "is Rust code",
-            Why::NotLinked => "is in no object of this configuration",
+            Why::OtherImage => ("it runs before or beside the kernel", "they run before or beside the kernel"),
+            Why::Rust => ("it is Rust code", "they are Rust code"),
+            Why::NotLinked => {
+                ("it is in no object of this configuration", "they are in no object of this configuration")
+            }
             Why::Assembly | Why::Vdso => continue,
         };
         left_out.entry(what).or_default().push(format!("`{}`", found.target.display()));
     }
-    for (what, targets) in left_out {
-        let more = if targets.len() > 1 { format!(" and {} more", targets.len() - 1) } else { String::new() };
-        report.notes.push(format!("{}{more} also read a touched file, and are left out: each {what}", targets[0]));
-    }
+    report.notes.extend(left_out.into_iter().map(|((it, they), targets)| match targets.len() - 1 {
+        0 => format!("{} also reads a touched file and is left out: {it}", targets[0]),
+        more => format!("{} and {more} more also read a touched file and are left out: {they}", targets[0]),
+    }));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Calls that a patch moves from one function to another: what has run the old one already is never called for.
 //!
-//! In: the comparisons of all units. Out: a warning for each such callee. Say that `put(x)` moves from where an object
+//! In: the comparisons of all units. Out: a warning for each pair of places. Say that `put(x)` moves from where an object
 //! dies to where its file is closed. The code of both functions is right, yet an object whose file was closed before
 //! the livepatch came is never put. Nothing in the code tells whether there are such objects; a person has to.
 
@@ -33,16 +33,22 @@ pub fn warnings<'d, 'o: 'd>(diffs: impl IntoIterator<Item = &'d Diff<'o>>) -> Ve
             tos.insert(to.name);
         }
     }
-    let list = |names: BTreeSet<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-    let warn = |(callee, (from, to)): (&str, (BTreeSet<&str>, BTreeSet<&str>))| {
+    let mut together: BTreeMap<(BTreeSet<&str>, BTreeSet<&str>), BTreeSet<&str>> = BTreeMap::new();
+    for (callee, places) in moved {
+        together.entry(places).or_default().insert(callee);
+    }
+    let list = |names: &BTreeSet<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let warn = |((from, to), callees): (&(BTreeSet<&str>, BTreeSet<&str>), &BTreeSet<&str>)| {
+        let (was, is, call) = if callees.len() == 1 { ("was", "is", "the call") } else { ("were", "are", "the calls") };
         format!(
-            "`{callee}` was called by {} and is called by {}: what has been through one of them before the livepatch comes \
-             may need the call in neither or in both",
+            "{} {was} called by {} and {is} called by {}: what has been through one of them before the livepatch comes may \
+             need {call} in neither or in both",
+            list(callees),
             list(from),
             list(to)
         )
     };
-    moved.into_iter().map(warn).collect()
+    together.iter().map(warn).collect()
 }
 
 /// The functions of a unit that are not what they were.
