@@ -2,7 +2,7 @@
 //!
 //! A patch must stand alone, as a fix does that somebody sends: what changed in headers with the file is in it, and so
 //! is what changed in other files and without which it would not compile or link. Which hunks those are is told by names
-//! ([`super::text`]); of the file itself all are in the patch. Two files that lead to the same patch make one case.
+//! ([`super::text`]); of the file itself all are in the patch. Two files that lead to patches of the same files make one case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -71,10 +71,10 @@ impl Corpus {
     pub fn pick(&self, seed: u64, count: usize) -> Vec<Case> {
         let mut order = self.candidates();
         shuffle(&mut order, seed);
-        let mut seen: BTreeSet<Hunks> = BTreeSet::new();
+        let mut seen: BTreeSet<BTreeSet<PathBuf>> = BTreeSet::new();
         let cases = order.into_iter().filter_map(|file| {
             let hunks = self.together(file);
-            seen.insert(hunks.clone()).then(|| self.case(file, &hunks))
+            seen.insert(hunks.keys().cloned().collect()).then(|| self.case(file, &hunks))
         });
         cases.take(count).collect()
     }

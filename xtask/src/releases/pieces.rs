@@ -11,6 +11,9 @@ use xshell::{Shell, cmd};
 
 use super::text::{Change, Sides};
 
+/// Lines above a hunk in which a declaration that it continues may begin.
+const LEAD: usize = 8;
+
 /// How one file differs.
 pub struct FileChange {
     /// What all of it is about.
@@ -47,14 +50,25 @@ impl FileChange {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let text = |p: &Path| std::fs::read(p).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-        let sides = Sides::new(&text(&a), &text(&b));
-        Ok((FileChange::new(diff("-U3")?, &diff("-U1")?, &sides), sides))
+        let before = text(&a);
+        let sides = Sides::new(&before, &text(&b));
+        Ok((FileChange::new(diff("-U3")?, &diff("-U1")?, &before, &sides), sides))
     }
 
-    fn new(diff: String, small: &str, sides: &Sides) -> FileChange {
-        let pieces =
-            hunks(small).into_iter().map(|text| Piece { names: Change::new(text, sides), text: text.to_owned() });
-        FileChange { whole: Change::new(&diff, sides), pieces: pieces.collect(), diff }
+    fn new(diff: String, small: &str, before: &str, sides: &Sides) -> FileChange {
+        let lines: Vec<&str> = before.lines().collect();
+        let piece = |text: &str| {
+            // The name that a continued line belongs to is often some lines up.
+            let first = (start(text).max(1) as usize - 1).min(lines.len());
+            let (head, body) = text.split_once('\n').unwrap_or((text, ""));
+            let mut with_lead = format!("{head}\n");
+            for line in &lines[first.saturating_sub(LEAD)..first] {
+                with_lead.push_str(&format!(" {line}\n"));
+            }
+            Piece { names: Change::new(&(with_lead + body), sides), text: text.to_owned() }
+        };
+        let pieces = hunks(small).into_iter().map(piece).collect();
+        FileChange { whole: Change::new(&diff, sides), pieces, diff }
     }
 
     /// All of it, and each piece.
@@ -104,10 +118,20 @@ mod tests {
     /// A part of a diff is a diff: heads, counts, and the lines where it comes to lie.
     #[test]
     fn a_part_is_a_diff() {
-        let change = FileChange::new(DIFF.to_owned(), DIFF, &Sides::new("a\nd\ne\nf\nh\n", "a\nb\nc\nd\ne\ng\nh\n"));
+        let (before, after) = ("a\nd\ne\nf\nh\n", "a\nb\nc\nd\ne\ng\nh\n");
+        let change = FileChange::new(DIFF.to_owned(), DIFF, before, &Sides::new(before, after));
         assert_eq!(change.pieces.len(), 2);
         assert_eq!(change.only(&[0, 1].into()), DIFF);
         assert_eq!(change.only(&[1].into()), "--- a/x.h\n+++ b/x.h\n@@ -10,3 +10,3 @@\n e\n-f\n+g\n h\n");
         assert_eq!(change.pieces[1].names.fresh, ["g".to_owned()].into());
+    }
+
+    /// A parameter far below its function's name still belongs to it.
+    #[test]
+    fn declarations_that_a_hunk_continues() {
+        let (before, after) = ("int f(int a,\n\tint b,\n\tint c);\n", "int f(int a,\n\tint b,\n\tlong c);\n");
+        let small = "--- a/x.h\n+++ b/x.h\n@@ -2,2 +2,2 @@\n \tint b,\n-\tint c);\n+\tlong c);\n";
+        let change = FileChange::new(small.to_owned(), small, before, &Sides::new(before, after));
+        assert_eq!(change.pieces[0].names.declared, ["f".to_owned()].into());
     }
 }
