@@ -1,6 +1,7 @@
-//! Calls that a patch moves from one function to another: what has run the old one already is never called for.
+//! Calls that a patch moves from one function to another, and references that it takes in one and drops in another.
 //!
-//! In: the comparisons of all units. Out: a warning for each pair of places. Say that `put(x)` moves from where an object
+//! In: the comparisons of all units. Out: a warning for each pair of places. What has been through the first place before the
+//! livepatch comes is never called for, or dropped without having been taken. Say that `put(x)` moves from where an object
 //! dies to where its file is closed. The code of both functions is right, yet an object whose file was closed before
 //! the livepatch came is never put. Nothing in the code tells whether there are such objects; a person has to.
 
@@ -17,6 +18,12 @@ struct Calls<'d> {
     name: &'d str,
     before: BTreeSet<String>,
     after: BTreeSet<String>,
+}
+
+impl Calls<'_> {
+    fn gained(&self) -> impl Iterator<Item = &String> {
+        self.after.difference(&self.before)
+    }
 }
 
 /// What to say of them.
@@ -48,7 +55,43 @@ pub fn warnings<'d, 'o: 'd>(diffs: impl IntoIterator<Item = &'d Diff<'o>>) -> Ve
             list(to)
         )
     };
-    together.iter().map(warn).collect()
+    together.iter().map(warn).chain(taken_and_dropped(&functions)).collect()
+}
+
+/// References that one function begins to take and another one begins to drop: `get_device` here, `put_device` there.
+fn taken_and_dropped(functions: &[Calls<'_>]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (takes, taking) in functions.iter().flat_map(|f| f.gained().map(move |callee| (f, callee))) {
+        for (drops, dropping) in functions.iter().flat_map(|f| f.gained().map(move |callee| (f, callee))) {
+            if !is_pair(taking, dropping) || drops.gained().any(|c| c == taking) || on_one_path(functions, takes, drops)
+            {
+                continue;
+            }
+            found.push(format!(
+                "`{}` begins to call `{taking}` and `{}` to call `{dropping}`: what has been through the first before the \
+                 livepatch comes is dropped without having been taken",
+                takes.name, drops.name
+            ));
+        }
+    }
+    found
+}
+
+/// Whether two names differ in one word, which says that a reference is taken by one and dropped by the other.
+fn is_pair(taking: &str, dropping: &str) -> bool {
+    const PAIRS: [(&str, &str); 7] = [
+        ("get", "put"),
+        ("hold", "put"),
+        ("grab", "put"),
+        ("ref", "unref"),
+        ("pin", "unpin"),
+        ("acquire", "release"),
+        ("register", "unregister"),
+    ];
+    let (one, other): (Vec<&str>, Vec<&str>) = (taking.split('_').collect(), dropping.split('_').collect());
+    let mut differing = one.iter().zip(&other).filter(|(a, b)| a != b);
+    let first = differing.next();
+    one.len() == other.len() && differing.next().is_none() && first.is_some_and(|(a, b)| PAIRS.contains(&(*a, *b)))
 }
 
 /// The functions of a unit that are not what they were.
