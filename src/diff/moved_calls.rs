@@ -16,6 +16,7 @@ use super::verdict::{Diff, FunctionVerdict, Verdict};
 /// What a function calls, by source names; and itself.
 struct Calls<'d> {
     name: &'d str,
+    verdict: Verdict,
     before: BTreeSet<String>,
     after: BTreeSet<String>,
 }
@@ -101,8 +102,12 @@ fn of_unit<'d>(diff: &'d Diff<'_>) -> Vec<Calls<'d>> {
     let of = |calls: &BTreeMap<AtomId, BTreeSet<String>>, id: Option<AtomId>| {
         id.and_then(|id| calls.get(&id).cloned()).unwrap_or_default()
     };
-    let read =
-        |f: &'d FunctionVerdict| Calls { name: &f.name, before: of(&before, f.original), after: of(&after, f.patched) };
+    let read = |f: &'d FunctionVerdict| Calls {
+        name: &f.name,
+        verdict: f.verdict,
+        before: of(&before, f.original),
+        after: of(&after, f.patched),
+    };
     diff.functions.iter().filter(|f| f.verdict != Verdict::Same).map(read).collect()
 }
 
@@ -137,7 +142,14 @@ fn on_one_path(functions: &[Calls<'_>], from: &Calls<'_>, to: &Calls<'_>) -> boo
         }
         seen.contains(&*names::stem(end.name))
     };
-    from.name == to.name || reaches(from, to) || reaches(to, from)
+    from.name == to.name || reaches(from, to) || reaches(to, from) || took_its_place(functions, from, to)
+}
+
+/// Whether a helper that is gone or new stands where the other one did: some function called the one and calls the other.
+fn took_its_place(functions: &[Calls<'_>], from: &Calls<'_>, to: &Calls<'_>) -> bool {
+    let (old, new) = (names::stem(from.name), names::stem(to.name));
+    let calls = |f: &Calls<'_>| f.before.contains(&*old) && f.after.contains(&*new);
+    (from.verdict == Verdict::Removed || to.verdict == Verdict::New) && functions.iter().any(calls)
 }
 
 /// What is called everywhere and leaves no trace on what it is called for.

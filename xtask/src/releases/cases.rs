@@ -101,7 +101,11 @@ impl Corpus {
         let only_headers: Vec<_> = next.iter().filter(|(path, _)| is_header(path)).cloned().collect();
         while let Some((path, at)) = next.pop() {
             if found.entry(path.clone()).or_default().insert(at) {
-                let names = &self.changes[&path].pieces[at].names;
+                let pieces = &self.changes[&path].pieces;
+                let (names, functions) = (&pieces[at].names, &pieces[at].functions);
+                // Half a function's change is worse than none.
+                let same_function = |other: &usize| !pieces[*other].functions.is_disjoint(functions);
+                next.extend((0..pieces.len()).filter(same_function).map(|other| (path.clone(), other)));
                 next.extend(self.needed(file, &path, names).into_iter().filter(|(other, _)| other != file));
             }
         }

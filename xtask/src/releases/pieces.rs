@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use super::text::{Change, Sides};
+use super::text::{self, Change, Sides};
 
 /// Lines above a hunk in which a declaration that it continues may begin.
 const LEAD: usize = 8;
@@ -28,6 +28,8 @@ pub struct FileChange {
 pub struct Piece {
     /// What it is about.
     pub names: Change,
+    /// Functions that it lies in or whose heads are in it, by their old and new names.
+    pub functions: BTreeSet<String>,
     text: String,
 }
 
@@ -58,14 +60,20 @@ impl FileChange {
     fn new(diff: String, small: &str, before: &str, sides: &Sides) -> FileChange {
         let lines: Vec<&str> = before.lines().collect();
         let piece = |text: &str| {
-            // The name that a continued line belongs to is often some lines up.
+            // The name that a continued line belongs to is often some lines up, and a structure's further.
             let first = (start(text).max(1) as usize - 1).min(lines.len());
             let (head, body) = text.split_once('\n').unwrap_or((text, ""));
             let mut with_lead = format!("{head}\n");
+            if let Some(tag) = enclosing(&lines[..first]).filter(|line| line.starts_with("struct ")) {
+                with_lead.push_str(&format!(" {tag}\n"));
+            }
             for line in &lines[first.saturating_sub(LEAD)..first] {
                 with_lead.push_str(&format!(" {line}\n"));
             }
-            Piece { names: Change::new(&(with_lead + body), sides), text: text.to_owned() }
+            let heads = body.lines().filter_map(|line| line.get(1..)).filter(|line| is_head(line));
+            let functions = enclosing(&lines[..first]).into_iter().filter(|line| is_head(line)).chain(heads);
+            let functions = functions.filter_map(|line| text::calls(line).first().map(|n| (*n).to_owned())).collect();
+            Piece { names: Change::new(&(with_lead + body), sides), functions, text: text.to_owned() }
         };
         let pieces = hunks(small).into_iter().map(piece).collect();
         FileChange { whole: Change::new(&diff, sides), pieces, diff }
@@ -96,6 +104,23 @@ impl FileChange {
     }
 }
 
+/// The line that begins the function or structure in which what follows `lines` lies.
+fn enclosing<'l>(lines: &[&'l str]) -> Option<&'l str> {
+    let begins = |line: &&&str| is_head(line) || line.starts_with('}') || is_structure(line);
+    lines.iter().rev().find(begins).copied().filter(|line| !line.starts_with('}'))
+}
+
+fn is_structure(line: &str) -> bool {
+    line.starts_with("struct ") && line.trim_end().ends_with('{')
+}
+
+/// Whether a function's definition begins on this line.
+fn is_head(line: &str) -> bool {
+    line.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && line.contains('(')
+        && !line.trim_end().ends_with(';')
+}
+
 /// The hunks of a unified diff of one file.
 fn hunks(diff: &str) -> Vec<&str> {
     let mut starts: Vec<usize> = diff.match_indices("\n@@ ").map(|(at, _)| at + 1).collect();
@@ -124,6 +149,17 @@ mod tests {
         assert_eq!(change.only(&[0, 1].into()), DIFF);
         assert_eq!(change.only(&[1].into()), "--- a/x.h\n+++ b/x.h\n@@ -10,3 +10,3 @@\n e\n-f\n+g\n h\n");
         assert_eq!(change.pieces[1].names.fresh, ["g".to_owned()].into());
+    }
+
+    /// Two hunks of one function belong together, as do those of one that gets another name.
+    #[test]
+    fn hunks_know_their_functions() {
+        let before = "int f(int a)\n{\n\tx;\n\ty;\n\tz;\n}\nint other;\n";
+        let small = "--- a/x.c\n+++ b/x.c\n@@ -1,2 +1,2 @@\n-int f(int a)\n+int g(int a)\n {\n@@ -4,2 +4,1 @@\n \ty;\n-\tz;\n@@ -7,1 +6,1 @@\n-int other;\n+int more;\n";
+        let change = FileChange::new(small.to_owned(), small, before, &Sides::new(before, before));
+        let functions: Vec<Vec<&str>> =
+            change.pieces.iter().map(|p| p.functions.iter().map(String::as_str).collect()).collect();
+        assert_eq!(functions, [vec!["f", "g"], vec!["f"], vec![]]);
     }
 
     /// A parameter far below its function's name still belongs to it.

@@ -4,11 +4,14 @@
 //! that both changes are about. What a patch must hold to stand alone is read from these.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// All names of a file in two versions, without those of comments and texts.
 pub struct Sides {
     before: BTreeSet<String>,
     after: BTreeSet<String>,
+    /// Structures that the newer version names.
+    structs: Rc<BTreeSet<String>>,
 }
 
 /// Names of many files.
@@ -24,7 +27,7 @@ impl Sides {
     /// Reads both versions.
     pub fn new(old: &str, new: &str) -> Sides {
         let all = |text: &str| names(&code(text)).into_iter().map(str::to_owned).collect();
-        Sides { before: all(old), after: all(new) }
+        Sides { before: all(old), after: all(new), structs: Rc::new(structs(&code(new))) }
     }
 }
 
@@ -45,6 +48,12 @@ pub struct Change {
     pub used: BTreeSet<String>,
     /// Declared at the end of a removed line and of an added one: a member or variable of another type.
     pub retyped: BTreeSet<String>,
+    /// Members that structures get: of which, and what.
+    pub members: BTreeSet<(String, String)>,
+    /// On added lines of a hunk, and on none that it removes.
+    pub arrived: BTreeSet<String>,
+    /// All structures that the file names.
+    pub structs: Rc<BTreeSet<String>>,
     /// Files that added lines include.
     pub includes: BTreeSet<String>,
 }
@@ -52,8 +61,14 @@ pub struct Change {
 impl Change {
     /// The names of the changed lines of `diff`, which may be a part of what differs between the two sides.
     pub fn new(diff: &str, sides: &Sides) -> Change {
-        let mut change = Change::default();
+        let mut change = Change { structs: sides.structs.clone(), ..Change::default() };
         let mut members = [BTreeMap::new(), BTreeMap::new()];
+        for hunk in diff.split("\n@@ ") {
+            let of = |sign| hunk.lines().filter(move |l| l.starts_with(sign)).flat_map(names).collect::<BTreeSet<_>>();
+            let (came, went) = (of('+'), of('-'));
+            change.arrived.extend(came.difference(&went).map(|n| (*n).to_owned()));
+            change.members.extend(new_members(hunk));
+        }
         for line in diff.lines().filter(|l| !l.starts_with("+++ ") && !l.starts_with("--- ")) {
             let Some((sign, text)) = line.split_at_checked(1).filter(|(s, _)| matches!(*s, "+" | "-")) else {
                 continue;
@@ -127,12 +142,13 @@ impl Change {
     }
 
     /// Whether a change of a header, `self`, belongs to the change of a file: both bring or take the same name, or one
-    /// took it from the other, both touch the same function's declaration and uses, or the file changes where it uses
-    /// a member that gets another type.
+    /// took it from the other, both touch the same function's declaration and uses, the file changes where it uses
+    /// a member that gets another type, or begins to use a new one of a structure that it names.
     pub fn belongs_to(&self, file: &Change) -> bool {
         self.shares(file)
             || self.declared.iter().any(|n| file.called.contains(n))
             || self.retyped.iter().any(|n| file.used.contains(n))
+            || self.members.iter().any(|(tag, name)| file.arrived.contains(name) && file.structs.contains(tag))
     }
 
     /// Whether both changes bring or take the same name.
@@ -156,6 +172,37 @@ impl Change {
     fn loses(&self, file: &Change) -> bool {
         self.gone.iter().any(|n| n.len() > 2 && file.gone.contains(n))
     }
+}
+
+/// What the text names as `struct NAME`.
+fn structs(text: &str) -> BTreeSet<String> {
+    let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|w| !w.is_empty());
+    let mut found = BTreeSet::new();
+    while let Some(word) = words.next() {
+        if word == "struct" {
+            found.extend(words.next().map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// Members on added lines of a hunk that no removed line declares, with the structure that they are in.
+fn new_members(hunk: &str) -> Vec<(String, String)> {
+    let gone: BTreeSet<&str> = hunk.lines().filter_map(|l| member(l.strip_prefix('-')?)).collect();
+    let (mut tag, mut found) = (None, Vec::new());
+    for line in hunk.lines() {
+        let Some(text) = line.strip_prefix(['+', ' ']) else { continue };
+        if let Some(rest) = text.strip_prefix("struct ").filter(|_| text.trim_end().ends_with('{')) {
+            tag = rest.split_whitespace().next();
+        } else if text.starts_with('}') {
+            tag = None;
+        } else if let Some(tag) = tag.filter(|_| line.starts_with('+'))
+            && let Some(name) = member(text).filter(|n| n.len() > 2 && !gone.contains(n))
+        {
+            found.push((tag.to_owned(), name.to_owned()));
+        }
+    }
+    found
 }
 
 /// The name that a line like `struct pid *pid;` declares.
@@ -234,7 +281,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 /// Identifiers that a `(` follows, in order.
-fn calls(text: &str) -> Vec<&str> {
+pub fn calls(text: &str) -> Vec<&str> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     const WORDS: [&str; 9] =
         ["if", "while", "for", "switch", "return", "sizeof", "__attribute__", "defined", "__printf"];
@@ -317,6 +364,29 @@ mod tests {
         assert!(change("\tpid_t pid;\n", "\t\tpid_t pid;\n").retyped.is_empty());
         assert_eq!(member("\tint a[4];"), None);
         assert_eq!(member("\treturn f(x);"), None);
+    }
+
+    /// A new member goes with the files that begin to use it, if they name its structure, however common its name is.
+    #[test]
+    fn new_members_of_structures() {
+        let header = Change::new(
+            "@@ -1,3 +1,4 @@\n struct s {\n \tint a;\n+\tstruct rcu_head rcu;\n };\n",
+            &Sides::new(
+                "struct s {\n\tint a;\n};\nint rcu;\n",
+                "struct s {\n\tint a;\n\tstruct rcu_head rcu;\n};\nint rcu;\n",
+            ),
+        );
+        assert_eq!(header.members, [("s".to_owned(), "rcu".to_owned())].into());
+        let text = |line: &str| format!("int rcu;\nvoid f(struct s *s)\n{{\n\t{line}\n}}\n");
+        let file = |tag: &str| {
+            let sides = Sides::new(
+                &text("kfree(s);").replace("struct s", tag),
+                &text("kfree_rcu(s, rcu);").replace("struct s", tag),
+            );
+            Change::new("@@ -4 +4 @@\n-\tkfree(s);\n+\tkfree_rcu(s, rcu);\n", &sides)
+        };
+        assert!(header.belongs_to(&file("struct s")));
+        assert!(!header.belongs_to(&file("struct t")));
     }
 
     /// Names that are declared somewhere in the release keep their power to tie; names that are only used do not.
