@@ -151,9 +151,23 @@ fn compile(bench: Workbench<'_>, units: &[Unit], debug: bool) -> Result<Compiles
     Ok(Compiles { pairs, debug: debug.collect(), warnings })
 }
 
-/// Which of these compiles have other tokens on the patched side.
+/// Which of these compiles, C or assembly for whatever image, come out otherwise on the patched side.
 pub(super) fn differing(bench: Workbench<'_>, units: &[Unit]) -> Result<BTreeSet<usize>> {
-    with_options(bench, false, |tree, options| compile::differing(units, tree, bench.applied, options))
+    let compiled =
+        with_options(bench, false, |tree, options| compile::compile_units(units, tree, bench.applied, options))?;
+    let bytes = |path: &Path| fs::read(path).with_context(|| format!("failed to read `{}`", path.display()));
+    let mut differing = BTreeSet::new();
+    for unit in compiled {
+        let same = match &unit.outcome {
+            compile::Outcome::Same => true,
+            compile::Outcome::Pair { original, patched } => bytes(original)? == bytes(patched)?,
+            compile::Outcome::New { .. } => false,
+        };
+        if !same {
+            differing.insert(unit.unit);
+        }
+    }
+    Ok(differing)
 }
 
 fn with_options<T>(

@@ -77,6 +77,10 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
     outside::look(bench, &outside, &mut report)?;
     report.refusals.extend(types::early(bench, &units)?);
     if !report.refusals.is_empty() {
+        // The answer is no: what the patch's own files say against it is soon known, what all readers of its headers say is not.
+        units.retain(|unit| applied.get(&unit.source).is_some());
+    }
+    if units.is_empty() && !report.refusals.is_empty() {
         return Ok(refused(report));
     }
     // What the originals are checked against is read while the compilers run.

@@ -1,7 +1,7 @@
 //! Compiles that read a touched file and are no unit -> what of the patch a livepatch cannot bring there.
 //!
 //! Most of them do not matter: what boots the kernel has run, what is not linked is not there. Assembly and the vDSO do. Whether
-//! the patch changes what they are made of, only the preprocessor can tell: of most headers assembly sees nothing.
+//! the patch changes them, compiling both sides tells: of most headers they use nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,12 +24,12 @@ pub(super) fn look(bench: Workbench<'_>, outside: &[Outside], report: &mut Repor
         let (reads, source) = (reads.join(", "), units[at].source.display());
         if found.why == Why::Vdso {
             report.warnings.push(format!(
-                "`{source}` of the vDSO reads what the patch changes in {reads}: programs keep the code that they have mapped"
+                "the code of `{source}` in the vDSO changes with {reads}: programs keep what they have mapped"
             ));
         } else {
             report.refusals.push(Refusal::new(
                 Reason::UnsupportedFile,
-                format!("what `{source}` reads of {reads} changes, and it is assembly, which ftrace cannot redirect"),
+                format!("`{source}` changes with {reads}, and it is assembly, which ftrace cannot redirect"),
                 "keep what assembly uses as it is, and change what C code uses under another name",
             ));
         }

@@ -41,10 +41,11 @@ pub(super) fn early(bench: Workbench<'_>, units: &[Unit]) -> Result<Vec<Refusal>
     }
     let compiles = inputs::compile_units(bench, &chosen)?;
     let nothing = BTreeSet::new();
-    for (_, original, patched) in &compiles.debug {
+    for (index, original, patched) in &compiles.debug {
         let allowed = &bench.request.allow_layout_change;
         let replaced = Replaced { functions: &nothing, allowed, exported: &|_| false };
-        refusals.extend(types::check(&read_object(original)?, &read_object(patched)?, replaced)?.refusals);
+        let findings = types::check(&read_object(original)?, &read_object(patched)?, replaced)?;
+        refusals.extend(findings.refusals.into_iter().map(|refusal| refusal.object(&chosen[*index].object)));
     }
     once_each(&mut refusals);
     Ok(refusals)
@@ -75,9 +76,9 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Keeps one refusal for a type of an object, the one that names most users: every unit says it of the users it sees.
+/// Keeps one refusal for a type, the one that names most users: every unit says it of the users it sees.
 fn once_each(refusals: &mut Vec<Refusal>) {
-    let about = |r: &Refusal| (r.reason == Reason::LayoutChanged).then(|| (r.object.clone(), r.symbol.clone()));
+    let about = |r: &Refusal| (r.reason == Reason::LayoutChanged).then(|| r.symbol.clone());
     let mut longest: HashMap<_, usize> = HashMap::new();
     for refusal in refusals.iter() {
         if let Some(key) = about(refusal) {

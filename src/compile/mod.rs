@@ -115,13 +115,6 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     Ok(compiled)
 }
 
-/// Which of the units, C or assembly, have other tokens on the patched side; nothing is compiled.
-pub fn differing(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<BTreeSet<usize>> {
-    let (place, mut mirror) = Place::new(tree, touched, options)?;
-    let looked = look(units, tree, touched, options, &place, &mut mirror)?;
-    Ok(looked.iter().enumerate().filter(|(_, (_, seen))| !seen.same).map(|(at, _)| at).collect())
-}
-
 /// Where the units of one call are worked on, and by how many.
 struct Place {
     work: PathBuf,

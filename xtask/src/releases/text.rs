@@ -83,7 +83,9 @@ impl Change {
             } else {
                 change.gone.extend(found);
             }
-            let declared = member(text).filter(|n| here.contains(*n)).map(|n| (n.to_owned(), text.trim().to_owned()));
+            let declared = member(text)
+                .filter(|n| here.contains(*n))
+                .map(|n| (n.to_owned(), text.split_whitespace().collect::<Vec<_>>()));
             members[usize::from(sign == "+")].extend(declared);
             change.brought.extend(brought(text).filter(|n| here.contains(*n)).map(str::to_owned));
             change.used.extend(used.into_iter().map(str::to_owned));
@@ -361,7 +363,7 @@ mod tests {
         assert_eq!(header.retyped, ["pid".to_owned()].into());
         assert!(header.belongs_to(&change("\tput_it(s->pid);\n", "\tdrop_it(s->pid);\n")));
         assert!(!header.belongs_to(&change("\tput_it(s->pig);\n", "\tdrop_it(s->pig);\n")));
-        assert!(change("\tpid_t pid;\n", "\t\tpid_t pid;\n").retyped.is_empty());
+        assert!(change("\tpid_t pid;\n", "\t\tpid_t\t\tpid;\n").retyped.is_empty());
         assert_eq!(member("\tint a[4];"), None);
         assert_eq!(member("\treturn f(x);"), None);
     }
