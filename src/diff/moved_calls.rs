@@ -13,6 +13,17 @@ use super::names;
 use super::tables::Tables;
 use super::verdict::{Diff, FunctionVerdict, Verdict};
 
+/// Words of names that take a reference, and those that drop it.
+const PAIRS: [(&str, &str); 7] = [
+    ("get", "put"),
+    ("hold", "put"),
+    ("grab", "put"),
+    ("ref", "unref"),
+    ("pin", "unpin"),
+    ("acquire", "release"),
+    ("register", "unregister"),
+];
+
 /// What a function calls, by source names; and itself.
 struct Calls<'d> {
     name: &'d str,
@@ -61,9 +72,15 @@ pub fn warnings<'d, 'o: 'd>(diffs: impl IntoIterator<Item = &'d Diff<'o>>) -> Ve
 
 /// References that one function begins to take and another one begins to drop: `get_device` here, `put_device` there.
 fn taken_and_dropped(functions: &[Calls<'_>]) -> Vec<String> {
+    let gained = |word: fn(&str) -> bool| -> Vec<(&Calls<'_>, &String)> {
+        let all = functions.iter().flat_map(|f| f.gained().map(move |callee| (f, callee)));
+        all.filter(|(_, callee)| callee.split('_').any(word)).collect()
+    };
+    let takers = gained(|word| PAIRS.iter().any(|(take, _)| *take == word));
+    let droppers = gained(|word| PAIRS.iter().any(|(_, drop)| *drop == word));
     let mut found = Vec::new();
-    for (takes, taking) in functions.iter().flat_map(|f| f.gained().map(move |callee| (f, callee))) {
-        for (drops, dropping) in functions.iter().flat_map(|f| f.gained().map(move |callee| (f, callee))) {
+    for &(takes, taking) in &takers {
+        for &(drops, dropping) in &droppers {
             if !is_pair(taking, dropping) || drops.gained().any(|c| c == taking) || on_one_path(functions, takes, drops)
             {
                 continue;
@@ -80,15 +97,6 @@ fn taken_and_dropped(functions: &[Calls<'_>]) -> Vec<String> {
 
 /// Whether two names differ in one word, which says that a reference is taken by one and dropped by the other.
 fn is_pair(taking: &str, dropping: &str) -> bool {
-    const PAIRS: [(&str, &str); 7] = [
-        ("get", "put"),
-        ("hold", "put"),
-        ("grab", "put"),
-        ("ref", "unref"),
-        ("pin", "unpin"),
-        ("acquire", "release"),
-        ("register", "unregister"),
-    ];
     let (one, other): (Vec<&str>, Vec<&str>) = (taking.split('_').collect(), dropping.split('_').collect());
     let mut differing = one.iter().zip(&other).filter(|(a, b)| a != b);
     let first = differing.next();
