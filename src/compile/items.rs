@@ -12,7 +12,7 @@ pub(super) enum Kind<'t> {
     Inline(&'t [u8]),
     /// A declaration of such a function.
     Declaration,
-    /// A plain prototype of any other function.
+    /// A plain prototype of any other function, or an `extern` declaration of a variable.
     Prototype(&'t [u8]),
     /// Anything else.
     Emitted,
@@ -190,8 +190,8 @@ fn inline_name(item: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The name of a function that the item declares, and does nothing else. Anything unusual gives none: a string
-/// (`alias("g")` defines), a declarator in parentheses, several declarators, names that compilers call unasked.
+/// The name of a function, or of an `extern` variable, that the item declares, and does nothing else. Anything unusual gives
+/// none: a string (`alias("g")` defines), a declarator in parentheses, several declarators, names that compilers call unasked.
 fn prototype(item: &[u8]) -> Option<&[u8]> {
     const UNASKED: [&[u8]; 5] = [b"memcpy", b"memmove", b"memset", b"memcmp", b"strlen"];
     let declaration = item.strip_suffix(b";")?;
@@ -215,7 +215,7 @@ fn prototype(item: &[u8]) -> Option<&[u8]> {
             }
             continue;
         }
-        if byte == b'(' {
+        if matches!(byte, b'(' | b'[') {
             break;
         }
         if byte != b' ' && byte != b'*' && byte != b'\n' {
@@ -223,12 +223,14 @@ fn prototype(item: &[u8]) -> Option<&[u8]> {
         }
         at += 1;
     }
-    let [_, .., name] = names.as_slice() else { return None };
-    let mut rest = &declaration[parenthesised(declaration, at)?..];
-    let inside = declaration[at..].strip_prefix(b"(")?.trim_ascii_start();
-    if inside.starts_with(b"*") || inside.starts_with(b"(") || UNASKED.contains(name) {
-        return None;
-    }
+    let [first, .., name] = names.as_slice() else { return None };
+    let mut rest = match declaration[at..].strip_prefix(b"(") {
+        Some(inside) if matches!(inside.trim_ascii_start().first(), Some(b'*' | b'(')) => return None,
+        Some(_) if UNASKED.contains(name) => return None,
+        Some(_) => &declaration[parenthesised(declaration, at)?..],
+        None if *first != b"extern" || names.len() < 3 => return None,
+        None => &declaration[at + dimensions(&declaration[at..])?..],
+    };
     // Nothing but attributes may follow.
     loop {
         rest = rest.trim_ascii_start();
@@ -238,6 +240,21 @@ fn prototype(item: &[u8]) -> Option<&[u8]> {
         let attribute = rest.strip_prefix(b"__attribute__").or_else(|| rest.strip_prefix(b"__attribute"))?;
         rest = &attribute[parenthesised(attribute, 0)?..];
     }
+}
+
+/// How long the array dimensions are that a text begins with, if any.
+fn dimensions(text: &[u8]) -> Option<usize> {
+    let mut depth = 0usize;
+    let end = text.iter().position(|byte| {
+        match byte {
+            b'[' => depth += 1,
+            b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && !matches!(byte, b'[' | b']' | b' ' | b'\n')
+    });
+    let length = end.unwrap_or(text.len());
+    (depth == 0).then_some(length)
 }
 
 /// Where the parenthesised group ends that starts at or after `at`.

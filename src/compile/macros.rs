@@ -74,6 +74,11 @@ impl Macros {
         self.are_harmless(start)
     }
 
+    /// Whether any file or command defines it.
+    pub(super) fn is_macro(&self, name: &[u8]) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// All names with their replacements, parameters before them.
     pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().flat_map(|(name, all)| all.iter().map(|replacement| (name.as_slice(), replacement.as_slice())))
@@ -177,6 +182,7 @@ mod tests {
         let macros = Macros::read(&BTreeSet::from([path]), std::iter::empty()).unwrap();
         let plain = |word: &[u8]| macros.are_plain(&BTreeSet::from([word.to_vec()]));
         assert!(plain(b"A") && plain(b"other") && !plain(b"B") && !plain(b"C"));
+        assert!(macros.is_macro(b"A") && !macros.is_macro(b"x"));
         let pastes = macros.pasting().count();
         assert_eq!(pastes, 0);
     }

@@ -55,7 +55,12 @@ impl<'a> Mentions<'a> {
         let macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
         let flows = Flows::new(&macros)?;
         let changes = || mentions.touched.values().flatten();
-        if !changes().all(|names| macros.are_plain(&names.heads) && macros.are_harmless(&names.bodies)) {
+        let is_known = |names: &Names| {
+            macros.are_plain(&names.heads)
+                && macros.are_harmless(&names.bodies)
+                && !names.variables.iter().any(|name| macros.is_macro(name))
+        };
+        if !changes().all(is_known) {
             return None;
         }
         let read: Vec<(PathBuf, File)> = paths

@@ -84,7 +84,8 @@ fn doubts() {
     };
     let add = ("int old(int);", "int old(int);\n#define FRESH 2");
     assert!(!looks(&|_| (), add));
-    assert!(looks(&|_| (), ("int old(int);", "int old(int);\nextern int fresh;")));
+    assert!(!looks(&|_| (), ("int old(int);", "int old(int);\nextern int fresh;")));
+    assert!(looks(&|_| (), ("int old(int);", "int old(int);\nint fresh;")));
     // The macro is used by a function of the header.
     assert!(looks(&|_| (), ("#define OLD 1", "#define OLD 2")));
     let config = |kernel: &Kernel| kernel.tree.objdir.join("include/generated/autoconf.h");
@@ -95,6 +96,9 @@ fn doubts() {
     assert!(looks(&|k| rewrite(k, &config(k), "#define USE PASTE(ol, d)\n"), change));
     let more = "#define MARK int more(void);\n";
     assert!(looks(&|k| rewrite(k, &config(k), more), ("int old(int);", "int old(int);\nMARK extern int fresh(void);")));
+    // What looks like the variable's name is a macro.
+    let unused = "#define UNUSED __attribute__((unused))\n";
+    assert!(looks(&|k| rewrite(k, &config(k), unused), ("int old(int);", "int old(int);\nextern int fresh UNUSED;")));
     let touch = |kernel: &Kernel| {
         let header = fs::File::options().append(true).open(kernel.tree.source.join(HEADER)).unwrap();
         header.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();

@@ -21,6 +21,7 @@ mod pieces;
 pub mod run;
 mod shape;
 mod skip;
+mod spelled;
 mod tokens;
 mod unit;
 mod unused;
@@ -126,7 +127,10 @@ impl Place {
     fn new(tree: &Tree, touched: &Applied, options: &Options) -> Result<(Place, Mirror)> {
         let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
         let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
-        let mirror = Mirror::create(&work.join("tree"), &tree.source, contents(&tree.source, touched))?;
+        // The system's own name for it, which the mirror has as well.
+        let work = std::fs::canonicalize(&work).unwrap_or(work);
+        let root = spelled::mirror_name(&work, &tree.source);
+        let mirror = Mirror::create(&root, &tree.source, contents(&tree.source, touched))?;
         let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build();
         Ok((Place { work, paths, pool: pool.context("failed to start threads")? }, mirror))

@@ -1,9 +1,9 @@
 //! Does a patch change nothing of a header but things that have names?
 //!
-//! In: a header before and after, not preprocessed. Out: the names of the macros, prototypes and `static inline` functions that
-//! came, went or changed; or nothing, when anything else differs. A unit none of whose files has one of these names cannot
-//! see the change: no compiler is needed to say so. Hard because of what C lets a line do besides declaring its name: whatever
-//! is not plainly one of the three counts as something else.
+//! In: a header before and after, not preprocessed. Out: the names of the macros, prototypes, `extern` variables and `static inline`
+//! functions that came, went or changed; or nothing, when anything else differs. A unit none of whose files has one of these
+//! names cannot see the change: no compiler is needed to say so. Hard because of what C lets a line do besides declaring its
+//! name: whatever is not plainly one of these counts as something else.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +18,13 @@ type Words = BTreeSet<Vec<u8>>;
 /// What a header's change is about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    /// Macros that changed or went, and functions of which something changed: code that is there may use them.
+    /// Macros that changed or went, and functions and variables of which something changed: code that is there may use them.
     pub(super) changed: Words,
-    /// What came, and functions that went. A unit that compiled without a name and does not have it as a word does not
+    /// What came, and functions and variables that went. A unit that compiled without a name and does not have it as a word does not
     /// use it: pasted together it would be something of its own. One that still used what went would not compile.
     pub(super) others: Words,
+    /// Those of them that are variables: the last word of such a declaration might be a macro for an attribute.
+    pub(super) variables: Words,
     /// The words of what differs outside of functions' bodies, and in them: they may be macros.
     pub(super) heads: Words,
     pub(super) bodies: Words,
@@ -52,12 +54,13 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
         return None;
     }
     let union = |one: &Words, other: &Words| one.union(other).cloned().collect::<Words>();
-    let both = gone.functions.intersection(&come.functions).cloned();
+    let both = gone.declared.intersection(&come.declared).cloned();
     let changed = gone.macros.iter().cloned().chain(both).collect();
-    let all = union(&union(&gone.macros, &come.macros), &union(&gone.functions, &come.functions));
+    let all = union(&union(&gone.macros, &come.macros), &union(&gone.declared, &come.declared));
     Some(Names {
         others: all.difference(&changed).cloned().collect(),
         changed,
+        variables: union(&gone.variables, &come.variables),
         heads: union(&gone.heads, &come.heads),
         bodies: union(&gone.bodies, &come.bodies),
         rest: come.rest,
@@ -75,7 +78,9 @@ impl Names {
 #[derive(Default)]
 struct Side {
     macros: Words,
-    functions: Words,
+    /// Functions and variables.
+    declared: Words,
+    variables: Words,
     heads: Words,
     bodies: Words,
     rest: Words,
@@ -103,15 +108,20 @@ impl Side {
                 }
                 words(head).for_each(|word| add(&mut self.heads, word));
                 words(body).for_each(|word| add(&mut self.bodies, word));
-                add(&mut self.functions, name);
+                add(&mut self.declared, name);
             }
             Piece::Item { text, inside, .. } => {
                 if !inside.is_empty() || text.contains(&MARK) {
                     return None;
                 }
                 words(text).for_each(|word| add(&mut self.heads, word));
-                if let Declared::Function(name) = declared(text)? {
-                    add(&mut self.functions, name);
+                match declared(text)? {
+                    Declared::Function(name) => add(&mut self.declared, name),
+                    Declared::Variable(name) => {
+                        add(&mut self.declared, name);
+                        add(&mut self.variables, name);
+                    }
+                    Declared::Tag => {}
                 }
             }
         }
@@ -162,11 +172,12 @@ fn conditionals_are_whole(inside: &[&[u8]], body: &[u8]) -> bool {
 
 enum Declared<'t> {
     Function(&'t [u8]),
+    Variable(&'t [u8]),
     /// A type's name, without what it is: `struct s;`.
     Tag,
 }
 
-/// What a declaration declares, if it is a plain prototype or names a type.
+/// What a declaration declares, if it is a plain prototype or `extern` variable, or names a type.
 fn declared(text: &[u8]) -> Option<Declared<'_>> {
     let declaration = text.strip_suffix(b";")?;
     if declaration.iter().any(|byte| matches!(byte, b'{' | b'}' | b'=' | b';' | b'"' | b'\'')) {
@@ -175,9 +186,30 @@ fn declared(text: &[u8]) -> Option<Declared<'_>> {
     let tag = |word: &[u8]| matches!(word, b"struct" | b"union");
     let Some(open) = memchr::memchr(b'(', declaration) else {
         let all: Vec<&[u8]> = words(declaration).collect();
-        return (all.len() == 2 && tag(all[0]) && is_words(declaration)).then_some(Declared::Tag);
+        let is_tag = all.len() == 2 && tag(all[0]) && is_words(declaration);
+        return if is_tag { Some(Declared::Tag) } else { variable(declaration).map(Declared::Variable) };
     };
     let (head, parameters) = declaration.split_at(open);
+    let name = declarator(head)?;
+    let plain = !parameters[1..].trim_ascii_start().starts_with(b"*")
+        && is_balanced(parameters)
+        && !has_comma_after(parameters);
+    plain.then_some(Declared::Function(name))
+}
+
+/// The variable of `extern TYPE NAME` or `extern TYPE NAME[...]`. Without `extern` it would be a definition.
+fn variable(declaration: &[u8]) -> Option<&[u8]> {
+    let head = declaration.split(|byte| *byte == b'[').next().unwrap_or(declaration);
+    let sizes = &declaration[head.len()..];
+    let name = declarator(head)?;
+    let is_extern = words(head).next() == Some(&b"extern"[..]) && words(head).count() > 2;
+    (is_extern && is_balanced(sizes) && (sizes.is_empty() || sizes.ends_with(b"]")) && !sizes.contains(&b','))
+        .then_some(name)
+}
+
+/// The name that stands last, after a type of words and stars.
+fn declarator(head: &[u8]) -> Option<&[u8]> {
+    let tag = |word: &[u8]| matches!(word, b"struct" | b"union" | b"enum");
     let head_words: Vec<&[u8]> = words(head).collect();
     let [before @ .., name] = &head_words[..] else { return None };
     const TYPES: [&[u8]; 12] = [
@@ -197,14 +229,11 @@ fn declared(text: &[u8]) -> Option<Declared<'_>> {
     const NOT: [&[u8]; 4] = [b"typedef", b"asm", b"__asm__", b"typeof"];
     let plain = !before.is_empty()
         && !TYPES.contains(name)
-        && !before.last().is_some_and(|word| tag(word) || *word == b"enum")
+        && !before.last().is_some_and(|word| tag(word))
         && !before.iter().any(|word| NOT.contains(word))
         && head.trim_ascii_end().ends_with(name)
-        && head.iter().all(|byte| is_plain(*byte) || *byte == b'*')
-        && !parameters[1..].trim_ascii_start().starts_with(b"*")
-        && is_balanced(parameters)
-        && !has_comma_after(parameters);
-    plain.then_some(Declared::Function(name))
+        && head.iter().all(|byte| is_plain(*byte) || *byte == b'*');
+    plain.then_some(name)
 }
 
 /// Whether something else is declared after the parameters.

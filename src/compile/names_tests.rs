@@ -27,6 +27,10 @@ fn named() {
     assert_eq!(edit("int f(", "bool __must_check h(const char *, ...) __printf(1, 2);\nint f("), names(&[], &["h"]));
     assert_eq!(edit("struct s;", "struct s;\nunion u;"), names(&[], &[]));
     assert_eq!(edit("int f(struct s *s);\n", ""), names(&[], &["f"]));
+    assert_eq!(edit("int f(", "extern struct s *x;\nextern const char y[2][N];\nint f("), names(&[], &["x", "y"]));
+    let variable = |of: &str| format!("extern {of};\nint f(void);\n");
+    assert_eq!(about(&variable("struct s *x"), &variable("struct s __rcu *x")), names(&["x"], &[]));
+    assert_eq!(about(&variable("int x[]"), &variable("int x[4]")), names(&["x"], &[]));
     assert_eq!(edit("int f(struct s *s)", "long *f(void)"), names(&["f"], &[]));
     assert_eq!(edit("int f(", "struct s *h(int);\n# define N \\\n\t3\nint f("), names(&[], &["N", "h"]));
     assert_eq!(edit("#define M(x) ((x) + 1)\n", ""), names(&["M"], &[]));
@@ -51,7 +55,14 @@ fn others() {
         ("#define H\n", "#define H\n#ifdef B\n"),
         ("#define H\n", "#define H\n#pragma pack(1)\n"),
         ("#ifdef A", "#ifdef A\n{\n"),
-        ("int f(", "extern int x;\nint f("),
+        ("int f(", "int x;\nint f("),
+        ("int f(", "extern int x, y;\nint f("),
+        ("int f(", "extern int x = 1;\nint f("),
+        ("int f(", "extern int (*x)(void);\nint f("),
+        ("int f(", "extern int x[2], y;\nint f("),
+        ("int f(", "extern int x[2] y;\nint f("),
+        ("int f(", "extern x;\nint f("),
+        ("int f(", "extern int x __section(\"a\");\nint f("),
         ("int f(", "struct t { int x; };\nint f("),
         ("int f(", "enum { X, Y };\nint f("),
         ("int f(", "typedef int t(void);\nint f("),
@@ -83,5 +94,7 @@ fn words_of_both() {
     let names = changed_names(HEADER.as_bytes(), patched.as_bytes()).unwrap();
     let has = |words: &Words, word: &str| words.contains(word.as_bytes());
     assert!(has(&names.heads, "__init") && has(&names.bodies, "more") && has(&names.bodies, "M"));
+    let variable = changed_names(b"extern int x;", b"extern int x __read_mostly;").unwrap();
+    assert!(has(&variable.variables, "__read_mostly") && has(&variable.variables, "x"));
     assert!(has(&names.rest, "H") && has(&names.rest, "M") && !has(&names.rest, "f") && !has(&names.rest, "g"));
 }

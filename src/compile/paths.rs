@@ -50,8 +50,7 @@ impl Paths {
         let source = source_index(command);
         let mut out = command[..options].to_vec();
         // First, so that whatever map the command has takes precedence (the last one that fits wins).
-        let spelling =
-            source.and_then(|at| self.spelling(&command[at])).unwrap_or_else(|| self.source[0].display().to_string());
+        let spelling = self.spelling_in(command);
         let mirror = self.mirror.display();
         out.push(format!("-fmacro-prefix-map={mirror}={spelling}"));
         // Debug information also names the working directory, which the system spells.
@@ -135,7 +134,18 @@ impl Paths {
         under(&self.source)
     }
 
-    /// How the command spells the source tree: its main source without the part inside the tree.
+    /// How the command spells the source tree.
+    pub(super) fn spelling_in(&self, command: &[String]) -> String {
+        let source = source_index(command).and_then(|at| self.spelling(&command[at]));
+        source.unwrap_or_else(|| self.source[0].display().to_string())
+    }
+
+    /// Where the mirror is.
+    pub(super) fn mirror(&self) -> &Path {
+        &self.mirror
+    }
+
+    /// The main source as the command has it, without the part inside the tree.
     fn spelling(&self, main: &str) -> Option<String> {
         let inside = self.inside(main)?;
         let root = main.strip_suffix(inside.to_str()?)?.trim_end_matches('/');

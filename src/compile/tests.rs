@@ -191,6 +191,34 @@ fn same_bytes() {
     }
 }
 
+/// A sanitizer's data names source files in its own way: nothing but the patch makes a difference there, either.
+#[test]
+fn same_bytes_for_sanitizers() {
+    for style in STYLES {
+        let kernel = Kernel::new(style);
+        let text = "#include <lib.h>\nint table[4];\nint one(int i)\n{\n\treturn table[i] + lib();\n}\n";
+        write(&kernel.tree.source.join("fs/one.c"), text);
+        let lib =
+            "extern int other[2];\nstatic inline int lib(void)\n{\n\tint i = table[0];\n\treturn other[i] << i;\n}\n";
+        write(&kernel.tree.source.join("include/lib.h"), &format!("extern int table[4];\n{lib}"));
+        let mut unit = kernel.unit("fs/one.c");
+        unit.command.retain(|argument| argument != "-g");
+        unit.command.splice(1..1, ["-fsanitize=bounds-strict".to_owned(), "-fsanitize=shift".to_owned()]);
+        let edit = ("fs/one.c", "\treturn table[i] + lib();", "\treturn table[i] + lib() + 0;");
+        let options =
+            Options { jobs: 2, launcher: Vec::new(), cache: None, debug: false, work: &kernel.work, progress: &|_| {} };
+        let compiled = compile_units(&[unit], &kernel.tree, &kernel.edited(&[edit]), &options).unwrap();
+        let (original, patched) = pair(&compiled[0]);
+        let has = |object: &[u8], name: &str| memchr::memmem::find(object, name.as_bytes()).is_some();
+        let header = kernel.unit("include/lib.h").command.pop().unwrap();
+        let header = if style == Style::InTree { "./include/lib.h" } else { &header };
+        for object in [&original, &patched] {
+            assert!(has(object, &format!("{header}\0")) && has(object, "__ubsan_handle"), "{style:?}: {header}");
+        }
+        assert!(!has(&patched, &kernel.work.display().to_string()), "{style:?}");
+    }
+}
+
 /// What a kernel build's own command gives is what the original side is, section flags aside.
 #[test]
 fn like_the_build() {

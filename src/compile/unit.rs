@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::cache::Keys;
 use super::paths::Paths;
 use super::skip::Skip;
-use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, tokens, unused};
+use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, spelled, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
 
@@ -229,11 +229,23 @@ impl<'a> Job<'a> {
         Ok(object)
     }
 
+    fn name_as_in_source(&self, object: &Path) -> Result<()> {
+        let spelling = self.paths.spelling_in(&self.original);
+        let mirror = self.paths.mirror().as_os_str().as_encoded_bytes();
+        if let Some(bytes) = spelled::as_in_source(&fs::read(object)?, mirror, spelling.as_bytes()) {
+            fs::write(object, bytes)?;
+        }
+        Ok(())
+    }
+
     fn object(&self, side: Side) -> Result<(PathBuf, String)> {
         let object = self.file(side, "o");
         let mut args = self.options.launcher.clone();
         args.extend(command::compile(self.base(side), &object, &self.file(side, "d")));
         let (_, messages) = self.run("compile", side, &args)?;
+        if side == Side::Patched {
+            self.name_as_in_source(&object).with_context(|| format!("failed to rewrite `{}`", object.display()))?;
+        }
         Ok((object, messages))
     }
 }

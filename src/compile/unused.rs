@@ -173,6 +173,8 @@ mod tests {
             ("void __attribute__((noinline)) f(int);", ""),
             ("void f(int);", "static inline void f(int a){}"),
             ("void f(int);", "int h(int f);"),
+            ("", "extern struct s*f;"),
+            ("extern int f;", "extern __attribute__((aligned(8))) const long f[4][2]__attribute__((weak));"),
         ] {
             assert!(blind(&format!("{before}{rest}"), &format!("{after}{rest}")), "{before} / {after}");
             let uses = "int g(void){return f(1)+h(1);}";
@@ -184,6 +186,10 @@ mod tests {
             ("", "int f(int),h;"),
             ("", "extern int (*f)(int);"),
             ("", "extern int (f);"),
+            ("", "extern int f,i;"),
+            ("", "extern int f=1;"),
+            ("", "int f;"),
+            ("", "extern int f[2],i;"),
             ("", "typedef int f(int);"),
             ("", "void*memcpy(void*,const void*,unsigned long);"),
         ] {

@@ -2,11 +2,13 @@
 //!
 //! In: the built linux 7, upstream's own tree of the same source and configuration, the stock kernel. Out: BENCHMARKS.md.
 //! The floor is what no tool can do without: the unit compiled once by the kernel's own command, and a module
-//! linked by kbuild. Upstream's first patch rebuilds its kernel twice: `--first` asks for it.
+//! linked by kbuild. Upstream's first patch builds its kernel twice, so all rounds take hours: they are kept as they
+//! come, a bench that was stopped goes on, and `--table` writes down what there is.
 
 mod measure;
+mod report;
+mod rounds;
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,7 +18,9 @@ use xshell::{Shell, cmd};
 use crate::compare_upstream::Upstream;
 use crate::kernel::{self, Kernel};
 use crate::{Args, apt, dirs};
-use measure::{Contender, Cost, medians};
+use measure::Contender;
+use report::{FLOOR, Machine, OURS, Report, UPSTREAM};
+use rounds::Rounds;
 
 /// Rows: name, patches of tests/patches, what upstream is asked to do.
 const ROWS: &[(&str, &[&str])] = &[
@@ -25,21 +29,19 @@ const ROWS: &[(&str, &[&str])] = &[
     ("three stacked patches", &["01-cmdline-string", "02-meminfo-string", "24-cold-add"]),
 ];
 
-/// Bodies of inline functions in headers, by how many units of linux-7 read them; one run of each, since upstream takes minutes.
+/// Bodies of inline functions in headers, by how many units of linux-7 read them.
 const HEADERS: &[(&str, &[&str])] = &[
     ("a header that 12 files read", &["../bench/header-12"]),
     ("a header that 188 files read", &["32-header-inline"]),
     ("a header that 1,142 files read", &["../bench/header-1142"]),
 ];
 
+/// What the commands need.
 struct Bench {
     klp_build: PathBuf,
     kernel: Kernel,
     upstream: PathBuf,
     work: tempfile::TempDir,
-    runs: usize,
-    only: Option<String>,
-    table: String,
 }
 
 /// The task.
@@ -47,14 +49,14 @@ pub fn run(args: Args<'_>) -> Result<()> {
     if args == ["runtime"] {
         return crate::runtime::run(&["bench".to_owned()]);
     }
-    let (mut runs, mut first, mut only) = (5, false, None);
+    let (mut runs, mut table_only, mut only) = (5, false, None);
     let mut words = args.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--runs" => runs = words.next().and_then(|n| n.parse().ok()).context("`--runs` needs a number")?,
-            "--first" => first = true,
+            "--table" => table_only = true,
             "--only" => only = Some(words.next().context("`--only` needs a part of a row's name")?.clone()),
-            _ => bail!("usage: cargo xtask bench [--runs N] [--first] [--only ROW] | bench runtime"),
+            _ => bail!("usage: cargo xtask bench [--runs N] [--only ROW] [--table] | bench runtime"),
         }
     }
     kernel::install_build_packages()?;
@@ -63,37 +65,18 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let kernel = kernel::prepare("linux-7", false)?;
     let _lock = dirs::lock("upstream")?;
     let upstream = Upstream::new(&kernel)?.tree().to_path_buf();
-    let mut bench = Bench {
-        klp_build: release_build()?,
-        kernel,
-        upstream,
-        work: dirs::scratch("bench")?,
-        runs,
-        only,
-        table: String::new(),
-    };
-    bench.head()?;
-    if !bench.upstream.join("klp-tmp/1-orig/.complete").exists() {
-        eprintln!("upstream builds its original kernel first: minutes");
-        bench.theirs(ROWS[0].1, true)?.status().context("failed to run upstream's klp-build")?;
+    let bench = Bench { klp_build: release_build()?, kernel, upstream, work: dirs::scratch("bench")? };
+    let machine = Machine::this()?;
+    let of = [rounds::fingerprint(&bench.klp_build)?, bench.kernel.release.clone(), machine.compiler.clone()];
+    let of = of.into_iter().chain([machine.processors.clone()]).collect();
+    let rounds = Rounds::open(dirs::dev_cache()?.join("bench.json"), of);
+    let mut report = Report::new(rounds, if table_only { 0 } else { runs }, only);
+    bench.rows(&mut report)?;
+    let text = report.text(&bench.kernel.release, &machine);
+    if report.is_whole() {
+        dirs::write(&dirs::root().join("BENCHMARKS.md"), &text)?;
     }
-    for (name, patches) in ROWS {
-        bench.patches(name, patches, runs)?;
-    }
-    for (name, patches) in HEADERS {
-        bench.untouched_cache(name, patches)?;
-        bench.patches(name, patches, 1)?;
-    }
-    if first {
-        bench.first()?;
-    }
-    bench.objects()?;
-    bench.stock()?;
-    bench.tail();
-    if bench.only.is_none() {
-        dirs::write(&dirs::root().join("BENCHMARKS.md"), &bench.table)?;
-    }
-    print!("{}", bench.table);
+    print!("{text}");
     Ok(())
 }
 
@@ -111,8 +94,22 @@ fn patch_file(name: &str) -> PathBuf {
 }
 
 impl Bench {
-    fn wanted(&self, row: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| row.contains(only.as_str()))
+    /// All rows; those that take longest come last.
+    fn rows(&self, report: &mut Report) -> Result<()> {
+        if report.measures() && !self.upstream.join("klp-tmp/1-orig/.complete").exists() {
+            eprintln!("upstream builds its original kernel first: minutes");
+            self.theirs(ROWS[0].1, true)?.status().context("failed to run upstream's klp-build")?;
+        }
+        for (row, patches) in ROWS {
+            self.patches(report, row, patches)?;
+        }
+        self.stock(report)?;
+        self.objects(report)?;
+        for (row, patches) in HEADERS {
+            self.untouched_cache(report, row, patches)?;
+            self.patches(report, row, patches)?;
+        }
+        self.first(report)
     }
 
     /// Ours on the built tree.
@@ -160,33 +157,20 @@ impl Bench {
         Ok(vec![unit, module])
     }
 
-    fn patches(&mut self, row: &str, patches: &[&str], runs: usize) -> Result<()> {
-        if !self.wanted(row) {
-            return Ok(());
-        }
-        eprintln!("{row}");
-        // What is kept from run to run is there before the first one is measured.
-        self.ours(patches).output().context("failed to run `klp-build`")?;
+    /// Both tools with everything kept from earlier runs.
+    fn patches(&self, report: &mut Report, row: &str, patches: &[&str]) -> Result<()> {
         let contenders = [
-            Contender { name: "ours", command: Box::new(|| Ok(vec![self.ours(patches)])) },
-            Contender { name: "upstream -S 2", command: Box::new(|| Ok(vec![self.theirs(patches, false)?])) },
-            Contender { name: "floor", command: Box::new(|| self.floor()) },
+            Contender { name: OURS, command: Box::new(|| Ok(vec![self.ours(patches)])) },
+            Contender { name: UPSTREAM, command: Box::new(|| Ok(vec![self.theirs(patches, false)?])) },
+            Contender { name: FLOOR, command: Box::new(|| self.floor()) },
         ];
-        let costs = medians(&contenders, runs)?;
-        drop(contenders);
-        self.row(row, costs[0], Some(costs[1]), Some(costs[2]));
-        Ok(())
+        report.row(row, Some(self.ours(patches)), &contenders)
     }
 
     /// Ours alone, with nothing kept from earlier runs.
-    fn untouched_cache(&mut self, row: &str, patches: &[&str]) -> Result<()> {
-        if !self.wanted(row) {
-            return Ok(());
-        }
-        eprintln!("{row}, the first time");
-        let costs = medians(&[Contender { name: "ours", command: Box::new(|| self.without_cache(patches)) }], 1)?;
-        self.row(&format!("{row}, the first time"), costs[0], None, None);
-        Ok(())
+    fn untouched_cache(&self, report: &mut Report, row: &str, patches: &[&str]) -> Result<()> {
+        let contenders = [Contender { name: OURS, command: Box::new(|| self.without_cache(patches)) }];
+        report.row(&format!("{row}, the first time"), None, &contenders)
     }
 
     fn without_cache(&self, patches: &[&str]) -> Result<Vec<Command>> {
@@ -198,32 +182,18 @@ impl Bench {
         Ok(vec![command])
     }
 
-    /// With nothing kept, on a built tree: ours once with an empty cache, upstream's with its two kernel builds.
-    fn first(&mut self) -> Result<()> {
-        let row = "first patch on a built tree";
-        if !self.wanted(row) {
-            return Ok(());
-        }
-        eprintln!("{row}");
+    /// With nothing kept, on a built tree: ours with an empty cache, upstream's with its two kernel builds.
+    fn first(&self, report: &mut Report) -> Result<()> {
         let patches = ROWS[0].1;
-        let costs = medians(
-            &[
-                Contender { name: "ours", command: Box::new(|| self.without_cache(patches)) },
-                Contender { name: "upstream", command: Box::new(|| Ok(vec![self.theirs(patches, true)?])) },
-            ],
-            1,
-        )?;
-        self.row(row, costs[0], Some(costs[1]), None);
-        Ok(())
+        let contenders = [
+            Contender { name: OURS, command: Box::new(|| self.without_cache(patches)) },
+            Contender { name: UPSTREAM, command: Box::new(|| Ok(vec![self.theirs(patches, true)?])) },
+        ];
+        report.row("first patch on a built tree", None, &contenders)
     }
 
     /// Two whole vmlinux.o: our diff against checksums of both and their comparison.
-    fn objects(&mut self) -> Result<()> {
-        let row = "diff of two whole vmlinux.o";
-        if !self.wanted(row) {
-            return Ok(());
-        }
-        eprintln!("{row}");
+    fn objects(&self, report: &mut Report) -> Result<()> {
         let (original, patched) = ("klp-tmp/1-orig/vmlinux.o", "klp-tmp/2-patched/vmlinux.o");
         let [original, patched] = [original, patched].map(|path| self.upstream.join(path));
         let ours = || -> Result<Vec<Command>> {
@@ -257,80 +227,23 @@ impl Bench {
             Ok(commands)
         };
         let contenders = [
-            Contender { name: "ours", command: Box::new(ours) },
-            Contender { name: "objtool klp", command: Box::new(theirs) },
+            Contender { name: OURS, command: Box::new(ours) },
+            Contender { name: UPSTREAM, command: Box::new(theirs) },
         ];
-        let costs = medians(&contenders, self.runs)?;
-        drop(contenders);
-        self.row(row, costs[0], Some(costs[1]), None);
-        Ok(())
+        report.row("diff of two whole vmlinux.o", None, &contenders)
     }
 
     /// The distribution's kernel, which upstream's tool cannot do.
-    fn stock(&mut self) -> Result<()> {
-        let row = "stock Debian 6.12, next patch";
-        if !self.wanted(row) {
-            return Ok(());
-        }
-        eprintln!("{row}");
+    fn stock(&self, report: &mut Report) -> Result<()> {
         let kernel = kernel::prepare("debian-6.12", false)?;
-        let ours = || -> Result<Vec<Command>> {
+        let ours = || {
             let mut command = Command::new(&self.klp_build);
             command.args(kernel.options()).arg("--output").arg(self.work.path().join("stock.ko"));
             command.arg(patch_file("02-meminfo-string"));
-            Ok(vec![command])
+            command
         };
-        ours()?.remove(0).output().context("failed to run `klp-build`")?;
-        let costs = medians(&[Contender { name: "ours", command: Box::new(ours) }], self.runs)?;
-        self.row(row, costs[0], None, None);
-        Ok(())
-    }
-
-    fn head(&mut self) -> Result<()> {
-        let sh = Shell::new()?;
-        let compiler = cmd!(sh, "gcc --version").quiet().read()?;
-        let cpu = dirs::read(Path::new("/proc/cpuinfo"))?;
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let table = &mut self.table;
-        writeln!(
-            table,
-            "# How long it takes\n\nMade by `cargo xtask bench`; medians of {} runs in turn.\n",
-            self.runs
-        )?;
-        writeln!(table, "* machine: {processors} processors,{}", model.trim_start().trim_start_matches(':'))?;
-        writeln!(table, "* kernel: {} with tests/kernels/linux-7.config", self.kernel.release)?;
-        writeln!(table, "* compiler: {}", compiler.lines().next().unwrap_or_default())?;
-        writeln!(
-            table,
-            "* floor: the unit compiled once by the kernel's own command, and an empty module linked by kbuild\n"
-        )?;
-        writeln!(table, "| | ours | upstream | ratio | floor | ours over floor | memory, ours | memory, upstream |")?;
-        writeln!(table, "|---|---|---|---|---|---|---|---|")?;
-        Ok(())
-    }
-
-    fn row(&mut self, name: &str, ours: Cost, theirs: Option<Cost>, floor: Option<Cost>) {
-        let seconds = |cost: Option<Cost>| cost.map_or("-".to_owned(), |cost| format!("{:.2} s", cost.seconds));
-        let memory = |cost: Option<Cost>| cost.map_or("-".to_owned(), |cost| format!("{} MB", cost.memory >> 20));
-        let ratio = |cost: Option<Cost>| cost.map(|cost| cost.seconds / ours.seconds);
-        let line = [
-            name.to_owned(),
-            seconds(Some(ours)),
-            seconds(theirs),
-            ratio(theirs).map_or("-".to_owned(), |ratio| format!("{ratio:.1}x")),
-            seconds(floor),
-            ratio(floor).map_or("-".to_owned(), |ratio| format!("{:.2}x", 1.0 / ratio)),
-            memory(Some(ours)),
-            memory(theirs),
-        ];
-        self.table += &format!("| {} |\n", line.join(" | "));
-    }
-
-    fn tail(&mut self) {
-        self.table += "\nUpstream's `-S 2` has its original kernel built already and rebuilds what the patch reaches, in its own tree; \
-                       its first patch builds the whole kernel twice. Ours compiles each unit twice and never a kernel. The \
-                       floor is that of one small file (fs/proc/meminfo.c) in every row.\n";
+        let contenders = [Contender { name: OURS, command: Box::new(|| Ok(vec![ours()])) }];
+        report.row("stock Debian 6.12, next patch", Some(ours()), &contenders)
     }
 }
 

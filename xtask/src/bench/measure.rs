@@ -1,15 +1,16 @@
-//! One command -> seconds and peak memory; several -> their medians.
+//! One command -> seconds and peak memory; several runs of it -> their median.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::{dirs, vm};
 
 /// What one run cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cost {
     /// Wall clock.
     pub seconds: f64,
@@ -25,24 +26,21 @@ pub(super) struct Contender<'a> {
     pub command: Box<dyn Fn() -> Result<Vec<Command>> + 'a>,
 }
 
-/// Runs the contenders in turn, `runs` times each, so that a busy moment of the machine hits all of them; medians.
-pub(super) fn medians(contenders: &[Contender<'_>], runs: usize) -> Result<Vec<Cost>> {
-    let mut costs: Vec<Vec<Cost>> = contenders.iter().map(|_| Vec::new()).collect();
-    for _ in 0..runs {
-        for (contender, costs) in contenders.iter().zip(&mut costs) {
-            let mut sum = Cost { seconds: 0.0, memory: 0 };
-            for command in (contender.command)()? {
-                let cost = measure(command).with_context(|| format!("failed to measure {}", contender.name))?;
-                sum = Cost { seconds: sum.seconds + cost.seconds, memory: sum.memory.max(cost.memory) };
-            }
-            eprintln!("  {}: {:.2} s", contender.name, sum.seconds);
-            costs.push(sum);
+impl Contender<'_> {
+    /// Its commands once, one after the other: their time together, and the most memory of any.
+    pub(super) fn measure(&self) -> Result<Cost> {
+        let mut sum = Cost { seconds: 0.0, memory: 0 };
+        for command in (self.command)()? {
+            let cost = measure(command).with_context(|| format!("failed to measure {}", self.name))?;
+            sum = Cost { seconds: sum.seconds + cost.seconds, memory: sum.memory.max(cost.memory) };
         }
+        eprintln!("  {}: {:.2} s", self.name, sum.seconds);
+        Ok(sum)
     }
-    Ok(costs.into_iter().map(median).collect())
 }
 
-fn median(mut costs: Vec<Cost>) -> Cost {
+/// The middle one by time, with the most memory of any.
+pub(super) fn median(mut costs: Vec<Cost>) -> Cost {
     costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let memory = costs.iter().map(|cost| cost.memory).max().unwrap_or(0);
     Cost { seconds: costs[costs.len() / 2].seconds, memory }
