@@ -8,8 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use object::read::{Object, ObjectSection};
-use object::{SectionFlags, elf};
+use crate::elf;
 
 /// A place for the mirror in `work`, as long as the name of the source tree if that is possible: then nothing moves.
 pub(super) fn mirror_name(work: &Path, source: &Path) -> PathBuf {
@@ -27,12 +26,8 @@ pub(super) fn as_in_source(object: &[u8], mirror: &[u8], source: &[u8]) -> Optio
         return None;
     }
     let mut out = object.to_vec();
-    for section in object::File::parse(object).ok()?.sections() {
-        let SectionFlags::Elf { sh_flags, .. } = section.flags() else { continue };
-        let is_data = sh_flags.0 & elf::SHF_ALLOC.0 != 0 && sh_flags.0 & elf::SHF_EXECINSTR.0 == 0;
-        let Some((start, size)) = section.file_range().filter(|_| is_data) else { continue };
-        let range = start as usize..(start + size) as usize;
-        out.get_mut(range).into_iter().for_each(|bytes| rename(bytes, mirror, source));
+    for range in elf::data_ranges(object) {
+        rename(&mut out[range], mirror, source);
     }
     Some(out)
 }
@@ -69,9 +64,9 @@ mod tests {
     /// As long as the source tree's name, unless that is shorter, or longer than file names can be.
     #[test]
     fn names_of_one_length() {
-        let name = |source: &str| mirror_name(Path::new("/tmp/work"), Path::new(source)).display().to_string();
+        let name = |source: &str| mirror_name(Path::new("/tmp/run"), Path::new(source)).display().to_string();
         assert_eq!(name("/home/somebody/linux").len(), "/home/somebody/linux".len());
-        assert_eq!(name("/linux"), "/tmp/work/tree");
-        assert_eq!(name(&format!("/{}", "x/".repeat(300))), "/tmp/work/tree");
+        assert_eq!(name("/linux"), "/tmp/run/tree");
+        assert_eq!(name(&format!("/{}", "x/".repeat(300))), "/tmp/run/tree");
     }
 }
