@@ -224,6 +224,10 @@ fn prototype(item: &[u8]) -> Option<&[u8]> {
         at += 1;
     }
     let [first, .., name] = names.as_slice() else { return None };
+    // `extern struct s (f)` declares f.
+    if is_tag(names[names.len() - 2]) || is_builtin(name) {
+        return None;
+    }
     let mut rest = match declaration[at..].strip_prefix(b"(") {
         Some(inside) if matches!(inside.trim_ascii_start().first(), Some(b'*' | b'(')) => return None,
         Some(_) if UNASKED.contains(name) => return None,
@@ -240,6 +244,37 @@ fn prototype(item: &[u8]) -> Option<&[u8]> {
         let attribute = rest.strip_prefix(b"__attribute__").or_else(|| rest.strip_prefix(b"__attribute"))?;
         rest = &attribute[parenthesised(attribute, 0)?..];
     }
+}
+
+/// Whether the next word names a type.
+pub(super) fn is_tag(word: &[u8]) -> bool {
+    matches!(word, b"struct" | b"union" | b"enum")
+}
+
+/// Whether a word is part of a type, whatever it is declared for.
+pub(super) fn is_builtin(word: &[u8]) -> bool {
+    const TYPES: [&[u8]; 19] = [
+        b"void",
+        b"int",
+        b"char",
+        b"short",
+        b"long",
+        b"float",
+        b"double",
+        b"unsigned",
+        b"signed",
+        b"__signed__",
+        b"__int128",
+        b"bool",
+        b"_Bool",
+        b"const",
+        b"volatile",
+        b"restrict",
+        b"extern",
+        b"static",
+        b"inline",
+    ];
+    TYPES.contains(&word)
 }
 
 /// How long the array dimensions are that a text begins with, if any.

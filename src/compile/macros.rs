@@ -60,18 +60,40 @@ impl Macros {
 impl Macros {
     /// Whether these words can turn into nothing that ends a declaration or begins another.
     pub(super) fn are_plain(&self, start: &BTreeSet<Vec<u8>>) -> bool {
-        let ends = |text: &Vec<u8>| text.iter().any(|byte| matches!(byte, b';' | b'{' | b'}'));
+        // A declaration of something else, a second name for something, a count that others go on with.
+        const MORE: [&[u8]; 6] = [b"alias", b"__alias__", b"ifunc", b"__ifunc__", b"weakref", b"__COUNTER__"];
+        let reached = self.reached(start);
+        let replacements = || reached.iter().filter_map(|word| self.0.get(*word)).flatten();
+        !replacements().any(|text| declares_more(text))
+            && !reached.iter().any(|word| MORE.contains(word))
+            && self.are_harmless(start)
+    }
+
+    /// Adds the definitions of a text.
+    pub(super) fn add(&mut self, text: &[u8]) {
+        for (name, replacement) in definitions(text) {
+            let all = self.0.entry(name).or_default();
+            if !all.contains(&replacement) {
+                all.push(replacement);
+            }
+        }
+    }
+
+    /// Whether these words can turn into an attribute.
+    pub(super) fn have_attributes(&self, start: &BTreeSet<Vec<u8>>) -> bool {
+        self.reached(start).iter().any(|word| matches!(*word, b"__attribute__" | b"__attribute"))
+    }
+
+    /// The words, and all that they can turn into.
+    fn reached<'a>(&'a self, start: &'a BTreeSet<Vec<u8>>) -> BTreeSet<&'a [u8]> {
         let mut reached: BTreeSet<&[u8]> = start.iter().map(Vec::as_slice).collect();
         let mut open: Vec<&[u8]> = reached.iter().copied().collect();
         while let Some(word) = open.pop() {
             for replacement in self.0.get(word).into_iter().flatten() {
-                if ends(replacement) {
-                    return false;
-                }
                 open.extend(words(replacement).filter(|word| reached.insert(word)));
             }
         }
-        self.are_harmless(start)
+        reached
     }
 
     /// Whether any file or command defines it.
@@ -101,6 +123,19 @@ impl Macros {
         let all = self.0.values().flatten().map(Vec::as_slice);
         all.filter(|replacement| memchr::memmem::find(replacement, b"##").is_some())
     }
+}
+
+/// Whether a replacement ends a declaration, gives it a value, or goes on to another one.
+fn declares_more(text: &[u8]) -> bool {
+    let mut depth = 0;
+    text.iter().any(|byte| {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth -= 1,
+            _ => {}
+        }
+        matches!(byte, b';' | b'{' | b'}') || (depth == 0 && matches!(byte, b'=' | b','))
+    })
 }
 
 /// A macro's name, and its parameters and replacement as one text: parameters are words like others.
@@ -182,6 +217,14 @@ mod tests {
         let macros = Macros::read(&BTreeSet::from([path]), std::iter::empty()).unwrap();
         let plain = |word: &[u8]| macros.are_plain(&BTreeSet::from([word.to_vec()]));
         assert!(plain(b"A") && plain(b"other") && !plain(b"B") && !plain(b"C"));
+        let mut macros = macros;
+        macros.add(
+            b"#define D int a,\n#define E(x) __attribute__((alias(x)))\n#define F x = 1\n#define G(a, b) f(a, b)\n",
+        );
+        let plain = |word: &[u8]| macros.are_plain(&BTreeSet::from([word.to_vec()]));
+        assert!(!plain(b"D") && !plain(b"E") && !plain(b"F") && plain(b"G"));
+        let attribute = |word: &[u8]| macros.have_attributes(&BTreeSet::from([word.to_vec()]));
+        assert!(attribute(b"A") && attribute(b"E") && !attribute(b"G"));
         assert!(macros.is_macro(b"A") && !macros.is_macro(b"x"));
         let pastes = macros.pasting().count();
         assert_eq!(pastes, 0);

@@ -52,13 +52,18 @@ impl<'a> Mentions<'a> {
             return None;
         }
         let paths: BTreeSet<PathBuf> = open.iter().flat_map(|unit| mentions.reads(unit)).collect();
-        let macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
+        let mut macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
+        touched.files.iter().filter_map(|file| file.patched.as_deref()).for_each(|text| macros.add(text));
+        let macros = macros;
         let flows = Flows::new(&macros)?;
         let changes = || mentions.touched.values().flatten();
         let is_known = |names: &Names| {
             macros.are_plain(&names.heads)
                 && macros.are_harmless(&names.bodies)
                 && !names.variables.iter().any(|name| macros.is_macro(name))
+                && (names.variables.is_empty() || !macros.is_macro(b"extern"))
+                // What declares something by a macro that comes with it may declare something else.
+                && [0, 1].iter().all(|side| changes().all(|other| other.sides[*side].0.is_disjoint(&names.sides[*side].1)))
         };
         if !changes().all(is_known) {
             return None;
@@ -71,7 +76,12 @@ impl<'a> Mentions<'a> {
         let mut flowing: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.flowing.iter()).cloned().collect();
         macros.expand(&mut flowing);
         let pastes = Pastes::new(macros.pasting(), all_words, flowing);
-        if changes().flat_map(|names| &names.changed).any(|name| pastes.may_make(name)) {
+        // A declaration that comes or goes can give an attribute to what a paste names.
+        let may_be_pasted = |names: &Names| {
+            let others = names.others.iter().filter(|_| macros.have_attributes(&names.heads));
+            names.changed.iter().chain(&names.variables).chain(others).any(|name| pastes.may_make(name))
+        };
+        if changes().any(may_be_pasted) {
             return None;
         }
         mentions.files = read.into_iter().map(|(path, file)| (path, (file.mentions, file.written))).collect();

@@ -99,6 +99,23 @@ fn doubts() {
     // What looks like the variable's name is a macro.
     let unused = "#define UNUSED __attribute__((unused))\n";
     assert!(looks(&|k| rewrite(k, &config(k), unused), ("int old(int);", "int old(int);\nextern int fresh UNUSED;")));
+    // A macro that comes with the declaration that it is in.
+    let with = |macro_: &'static str, declaration: &'static str| {
+        let text: &'static str = Box::leak(format!("int old(int);\n#define {macro_}\n{declaration}").into_boxed_str());
+        ("int old(int);", text)
+    };
+    assert!(looks(&|_| (), with("FRESH __attribute__((weak))", "extern int x FRESH;")));
+    assert!(looks(&|_| (), with("FRESH(n) n __attribute__((weak))", "extern int FRESH(x);")));
+    assert!(looks(&|_| (), with("FRESH int a; int", "extern FRESH b;")));
+    // A name that came, with an attribute, and is pasted together elsewhere.
+    let pasted = "#define USE PASTE(fre, sh)\n#define COLD __attribute__((cold))\n";
+    assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nint COLD fresh(int);")));
+    assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nextern int fresh;")));
+    assert!(!looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nint fresh(int);")));
+    assert!(looks(
+        &|k| rewrite(k, &config(k), "#define extern\n"),
+        ("int old(int);", "int old(int);\nextern int fresh;")
+    ));
     let touch = |kernel: &Kernel| {
         let header = fs::File::options().append(true).open(kernel.tree.source.join(HEADER)).unwrap();
         header.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use super::items::{Kind, body_start, words};
+use super::items::{Kind, body_start, is_builtin, is_tag, words};
 use super::pieces::{MARK, Masked, Piece, is_balanced};
 use super::tokens::fold;
 
@@ -23,6 +23,8 @@ pub(super) struct Names {
     /// What came, and functions and variables that went. A unit that compiled without a name and does not have it as a word does not
     /// use it: pasted together it would be something of its own. One that still used what went would not compile.
     pub(super) others: Words,
+    /// Of what only the original has, and of what only the patched side has: macros, and the words of declarations.
+    pub(super) sides: [(Words, Words); 2],
     /// Those of them that are variables: the last word of such a declaration might be a macro for an attribute.
     pub(super) variables: Words,
     /// The words of what differs outside of functions' bodies, and in them: they may be macros.
@@ -60,6 +62,7 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
     Some(Names {
         others: all.difference(&changed).cloned().collect(),
         changed,
+        sides: [&gone, &come].map(|side| (side.macros.clone(), side.heads.clone())),
         variables: union(&gone.variables, &come.variables),
         heads: union(&gone.heads, &come.heads),
         bodies: union(&gone.bodies, &come.bodies),
@@ -209,28 +212,36 @@ fn variable(declaration: &[u8]) -> Option<&[u8]> {
 
 /// The name that stands last, after a type of words and stars.
 fn declarator(head: &[u8]) -> Option<&[u8]> {
-    let tag = |word: &[u8]| matches!(word, b"struct" | b"union" | b"enum");
-    let head_words: Vec<&[u8]> = words(head).collect();
-    let [before @ .., name] = &head_words[..] else { return None };
-    const TYPES: [&[u8]; 12] = [
-        b"void",
-        b"int",
-        b"char",
-        b"short",
-        b"long",
-        b"unsigned",
-        b"signed",
-        b"bool",
-        b"_Bool",
-        b"const",
-        b"volatile",
+    const NOT: [&[u8]; 22] = [
+        b"typedef",
+        b"register",
+        b"asm",
+        b"__asm",
+        b"__asm__",
+        b"typeof",
+        b"__typeof",
+        b"__typeof__",
+        b"typeof_unqual",
+        b"__typeof_unqual__",
+        b"__auto_type",
+        b"_Alignas",
+        b"alignas",
+        b"_Atomic",
+        b"_BitInt",
+        b"__attribute",
         b"__attribute__",
+        b"_Static_assert",
+        b"static_assert",
+        b"_Generic",
+        b"__extension__",
+        b"_Pragma",
     ];
-    const NOT: [&[u8]; 4] = [b"typedef", b"asm", b"__asm__", b"typeof"];
+    let all: Vec<&[u8]> = words(head).collect();
+    let [before @ .., name] = &all[..] else { return None };
     let plain = !before.is_empty()
-        && !TYPES.contains(name)
-        && !before.last().is_some_and(|word| tag(word))
-        && !before.iter().any(|word| NOT.contains(word))
+        && !is_builtin(name)
+        && !before.last().is_some_and(|word| is_tag(word))
+        && !all.iter().any(|word| NOT.contains(word))
         && head.trim_ascii_end().ends_with(name)
         && head.iter().all(|byte| is_plain(*byte) || *byte == b'*');
     plain.then_some(name)

@@ -39,6 +39,12 @@ fn rename(bytes: &mut [u8], mirror: &[u8], source: &[u8]) {
         let start = at + found;
         let end = memchr::memchr(0, &bytes[start..]).map_or(bytes.len(), |length| start + length);
         let rest = start + mirror.len();
+        let is_text = end < bytes.len() && bytes[start..end].iter().all(|byte| *byte >= b' ');
+        if !is_text && source.len() < mirror.len() {
+            // What moves up might be something else.
+            at = rest;
+            continue;
+        }
         bytes[start..start + source.len()].copy_from_slice(source);
         bytes.copy_within(rest..end, start + source.len());
         bytes[end - (mirror.len() - source.len())..end].fill(0);
@@ -53,9 +59,11 @@ mod tests {
     /// Every string that has the name, also twice, keeps its place; what follows it does too.
     #[test]
     fn strings_keep_their_place() {
-        let mut bytes = *b"\0/mirror/a.c\0x=/mirror/b.c:/mirror/c.h\0/mirror";
+        let mut bytes = *b"\0/mirror/a.c\0x=/mirror/b.c:/mirror/c.h\0/mirror\0/mirror\x01\x02\0/mirror";
         rename(&mut bytes, b"/mirror", b"/s");
-        assert_eq!(&bytes[..], b"\0/s/a.c\0\0\0\0\0\0x=/s/b.c:/s/c.h\0\0\0\0\0\0\0\0\0\0\0/s\0\0\0\0\0");
+        let expected =
+            b"\0/s/a.c\0\0\0\0\0\0x=/s/b.c:/s/c.h\0\0\0\0\0\0\0\0\0\0\0/s\0\0\0\0\0\0/mirror\x01\x02\0/mirror";
+        assert_eq!(&bytes[..], &expected[..]);
         let mut same = *b"/mirror/a.c\0";
         rename(&mut same, b"/mirror", b"/source");
         assert_eq!(&same[..], b"/source/a.c\0");

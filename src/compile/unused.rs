@@ -27,13 +27,14 @@ pub(super) fn only_unused_differs(original: &[u8], patched: &[u8]) -> bool {
         for stream in [&a, &b] {
             for item in stream.users(name) {
                 match item.kind {
-                    Kind::Inline(user) => {
+                    // A declaration can depend on another one: `extern int y[sizeof(x)]`.
+                    Kind::Inline(user) | Kind::Prototype(user) => {
                         if dirty.insert(user) {
                             open.push(user);
                         }
                     }
-                    // What a prototype calls its parameters means nothing.
-                    Kind::Declaration | Kind::Prototype(_) => {}
+                    // Its function's definition depends on the same.
+                    Kind::Declaration => {}
                     Kind::Emitted => return false,
                 }
             }
@@ -187,6 +188,8 @@ mod tests {
             ("", "extern int (*f)(int);"),
             ("", "extern int (f);"),
             ("", "extern int f,i;"),
+            ("", "extern struct s(f);"),
+            ("extern float(f);", "extern double(f);"),
             ("", "extern int f=1;"),
             ("", "int f;"),
             ("", "extern int f[2],i;"),
@@ -195,6 +198,25 @@ mod tests {
         ] {
             assert!(!blind(&format!("{before}{rest}"), &format!("{after}{rest}")), "{before} / {after}");
         }
+    }
+
+    /// A declaration that depends on one that differs, and is used.
+    #[test]
+    fn declarations_of_declarations() {
+        let unit = "unsigned long g(void){return sizeof(y);}";
+        for y in [
+            "extern int y[sizeof(x)];",
+            "extern int y __attribute__((aligned(sizeof(x))));",
+            "extern int z[sizeof(x)];extern int y[sizeof(z)];",
+        ] {
+            let with = |x: &str, rest: &str| format!("{x}{y}{rest}");
+            assert!(!blind(&with("extern char x[4];", unit), &with("extern char x[8];", unit)), "{y}");
+            assert!(blind(&with("extern char x[4];", "int h;"), &with("extern char x[8];", "int h;")), "{y}");
+        }
+        assert!(!blind(
+            "extern int x;void f(__typeof__(x) a);int g(void){f(-1);}",
+            "extern long x;void f(__typeof__(x) a);int g(void){f(-1);}"
+        ));
     }
 
     /// Anything else that differs counts, however small, and so does the order of what is emitted.
