@@ -3,8 +3,8 @@
 //! In: an object of the patched side. Out: the same without a trace of where it was compiled. Hard because no option asks for it: prefix
 //! maps reach `__FILE__` and debug information, but the places in the source that a sanitizer's data speaks of (`-fsanitize=bounds`)
 //! have the name that the file was opened by. Left alone, each function with such a check would differ from its original. Strings
-//! are rewritten where they lie, and end earlier when the new name is shorter; the mirror is named so that it seldom is
-//! ([`mirror_name`]).
+//! are rewritten where they lie, and end earlier when the new name is shorter; where it would be longer, the mirror is named so that
+//! both are as long ([`mirror_name`]).
 
 use std::path::{Path, PathBuf};
 

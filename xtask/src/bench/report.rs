@@ -58,9 +58,9 @@ impl Report {
         self.runs > 0
     }
 
-    /// Whether the table has every row that was ever measured.
+    /// Whether the table has every row of which there are rounds, and there are any: an empty one replaces nothing.
     pub(super) fn is_whole(&self) -> bool {
-        self.only.is_none()
+        self.only.is_none() && !self.lines.is_empty()
     }
 
     /// Measures the rounds that a row lacks, unless nobody asked for it, and adds its line. `warm` is run before: what
@@ -123,6 +123,15 @@ fn line(row: &str, rounds: usize, ours: Cost, theirs: Option<Cost>, floor: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// After the program was built anew, `--table` knows nothing, and must not take what BENCHMARKS.md has.
+    #[test]
+    fn nothing_measured_replaces_nothing() {
+        let rounds = Rounds::open("/nonexistent".into(), Vec::new());
+        let mut report = Report::new(rounds, 0, None);
+        report.row("next patch", None, &[]).unwrap();
+        assert!(!report.is_whole());
+    }
 
     /// Who reads the table reads ratios: upstream's over ours, and ours over the floor.
     #[test]
