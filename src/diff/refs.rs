@@ -35,7 +35,9 @@ impl Side<'_> {
         let section = self.object.section(id);
         let data_site = |r: &Reloc| Site { adjust: 0, usage: Use::Address, insn: r.r_offset };
         let mut out: Vec<(Reloc, Site)>;
-        if section.sh_flags & shf::EXECINSTR != 0 && !section.name.starts_with(".altinstr") {
+        // The tests in .altinstr_aux are code like other; what is in .altinstr_replacement is cut by its table.
+        let is_code = !section.name.starts_with(".altinstr") || section.name == ".altinstr_aux";
+        if section.sh_flags & shf::EXECINSTR != 0 && is_code {
             let functions: Vec<(u64, u64)> = self.of_section[id.index()]
                 .iter()
                 .map(|a| self.atom(*a))

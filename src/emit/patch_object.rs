@@ -11,7 +11,7 @@ use super::states::{self, State};
 use crate::diff::arch;
 use crate::diff::arch::Use;
 use crate::diff::atoms::{AtomId, Kind, Side};
-use crate::diff::closure::{Closure, Dest, Outside, naming_offset};
+use crate::diff::closure::{CarriedRef, Closure, Dest, Outside, naming_offset};
 use crate::diff::special::Rule;
 use crate::diff::verdict::{Diff, FunctionVerdict, Verdict};
 use crate::elf::id::{HashMap, HashSet};
@@ -338,6 +338,10 @@ impl Builder<'_, '_> {
                 self.refusals.push(refusal);
                 continue;
             };
+            if self.side().arch.is_short_jump(r.reference.reloc.r_type) {
+                self.refusals.push(self.short_jump(r));
+                continue;
+            }
             if let Some(bytes) =
                 self.sections[out.index()].data.get_mut(r_offset as usize..r_offset as usize + field as usize)
             {
@@ -385,16 +389,31 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// Two bytes that lead to a neighbour in the kernel's text cannot lead there from a module.
+    fn short_jump(&self, r: &CarriedRef) -> Refusal {
+        let side = self.side();
+        let (name, section) = (side.name(r.atom), side.section_name(r.atom));
+        let target = match &r.dest {
+            Dest::Outside(outside, _) => outside.name.as_str(),
+            Dest::Carried(target, _) => side.name(*target),
+            Dest::Constant(_) => section,
+        };
+        let message = format!("`{name}` ends in a short jump to `{target}`, its neighbour in `{section}`");
+        let advice = format!("put `barrier();` behind the call of `{target}`, so that it stays a call");
+        Refusal::new(Reason::UnknownRelocation, message, &advice).symbol(name).at(section, r.reference.reloc.r_offset)
+    }
+
     /// Makes carried code read the variables whose values the kernel's own code got at boot.
     fn runtime_consts(&mut self, closure: &Closure) {
         for constant in &closure.runtime_consts {
             let Some((out, at)) = self.placed.get(&constant.atom).copied() else { continue };
             let arch = arch::of(self.side().object);
-            let section = &mut self.sections[out.index()];
-            let place = (at + constant.offset) as usize;
-            let rewritten = arch.and_then(|arch| arch.read_variable_instead(&mut section.data, place, &constant.kind));
+            let code = self.sections[out.index()].data.get_mut(at as usize..).unwrap_or_default();
+            let (place, kind) = (constant.offset as usize, &constant.kind);
+            let rewritten = arch.and_then(|arch| arch.read_variable_instead(code, place, kind));
             match rewritten {
                 Some((r_offset, r_type, r_addend)) => {
+                    let r_offset = at + r_offset;
                     if let Some(symbol) = self.outside_symbol(&constant.variable) {
                         let reloc = Reloc { r_offset, r_type, symbol: Some(symbol), r_addend };
                         let relocs = &mut self.sections[out.index()].relocs;

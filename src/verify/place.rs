@@ -135,6 +135,7 @@ impl<'a, 'o> Unit<'a, 'o> {
             // R_X86_64_32 is zero-extended by whoever reads it, the others sign-extended.
             4 if r.reloc.r_type == 10 => u64::from(word(bytes)? as u32),
             4 => i64::from(word(bytes)?) as u64,
+            1 => i64::from(bytes.first()?.cast_signed()) as u64,
             _ => return None,
         };
         let base = if self.side.arch.is_pc_relative(r.reloc.r_type) { at } else { 0 };

@@ -50,8 +50,14 @@ pub trait Arch: Sync {
         None
     }
 
+    /// Whether it stands for a short jump, which reaches nothing that is not in the same section.
+    fn is_short_jump(&self, r_type: u32) -> bool {
+        let _ = r_type;
+        false
+    }
+
     /// Rewrites the instruction around a boot-time constant so that it reads the variable instead, in the
-    /// same number of bytes. `at` is the offset of the immediate in `code`; `kind` is `ptr`, `shift` or `mask`.
+    /// same number of bytes. `code` begins where the function does; `at` is the offset of the immediate in it; `kind` is `ptr`, `shift` or `mask`.
     /// Returns the relocation (offset, type, addend) against the variable; `None` when it does not fit.
     fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)>;
 

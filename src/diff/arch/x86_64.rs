@@ -17,6 +17,8 @@ pub const R_X86_64_PC32: u32 = 2;
 pub const R_X86_64_PLT32: u32 = 4;
 const R_X86_64_32: u32 = 10;
 const R_X86_64_32S: u32 = 11;
+/// 8-bit, relative to the place: no object has it, it stands for a short jump that the assembler resolved.
+const R_X86_64_PC8: u32 = 15;
 const R_X86_64_PC64: u32 = 24;
 
 /// The architecture.
@@ -28,12 +30,13 @@ impl Arch for X86_64 {
             R_X86_64_NONE => Some(0),
             R_X86_64_64 | R_X86_64_PC64 => Some(8),
             R_X86_64_PC32 | R_X86_64_PLT32 | R_X86_64_32 | R_X86_64_32S => Some(4),
+            R_X86_64_PC8 => Some(1),
             _ => None,
         }
     }
 
     fn is_pc_relative(&self, r_type: u32) -> bool {
-        matches!(r_type, R_X86_64_PC32 | R_X86_64_PLT32 | R_X86_64_PC64)
+        matches!(r_type, R_X86_64_PC32 | R_X86_64_PLT32 | R_X86_64_PC64 | R_X86_64_PC8)
     }
 
     fn sites(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<(u64, Site)> {
@@ -80,12 +83,11 @@ impl Arch for X86_64 {
             if (start..end).contains(&target) || target >= section.sh_size {
                 return;
             }
-            // A short jump cannot leave its function in a way that a relocation could express.
-            if is_short(insn) {
-                return;
-            }
-            let Some(r_offset) = insn.next_ip().checked_sub(4).filter(|at| !fields.contains(at)) else { return };
-            found.push(HiddenBranch { r_offset, r_type: R_X86_64_PLT32, target, bias: -4 });
+            // In a section of several functions a call in last place may be a jump of two bytes (`mutex_lock` to its
+            // slow path, both in .sched.text).
+            let (r_type, size) = if is_short(insn) { (R_X86_64_PC8, 1) } else { (R_X86_64_PLT32, 4) };
+            let Some(r_offset) = insn.next_ip().checked_sub(size).filter(|at| !fields.contains(at)) else { return };
+            found.push(HiddenBranch { r_offset, r_type, target, bias: -(size as i64) });
         });
         found
     }
@@ -104,6 +106,10 @@ impl Arch for X86_64 {
             }
         }
         None
+    }
+
+    fn is_short_jump(&self, r_type: u32) -> bool {
+        r_type == R_X86_64_PC8
     }
 
     fn read_variable_instead(&self, code: &mut [u8], at: usize, kind: &str) -> Option<(u64, u32, i64)> {
@@ -132,15 +138,16 @@ impl Arch for X86_64 {
             }
             // [REX.B] 81 /4 imm32 -> [REX.R] 23 /r disp32(%rip), the same length; the short form for EAX is too short.
             "mask" => {
+                let start = instruction_start(code, at)?;
                 let insn = code.get_mut(at.checked_sub(2)?..at + 4)?;
-                if insn[0] != 0x81 || insn[1] & 0xf8 != 0xe0 {
+                if insn[0] != 0x81 || insn[1] & 0xf8 != 0xe0 || !(2..=3).contains(&(at - start)) {
                     return None;
                 }
                 let register = insn[1] & 7;
                 insn.copy_from_slice(&[0x23, (register << 3) | 0b101, 0, 0, 0, 0]);
-                if let Some(rex) = at.checked_sub(3).and_then(|i| code.get_mut(i))
-                    && *rex & 0xf0 == 0x40
-                {
+                // What stands before the opcode is a prefix only if the instruction begins with it.
+                if at - start == 3 {
+                    let rex = code.get_mut(start).filter(|rex| **rex & 0xf0 == 0x40)?;
                     *rex = (*rex & !0b101) | ((*rex & 1) << 2);
                 }
                 Some((at as u64, R_X86_64_PC32, -4))
@@ -155,6 +162,21 @@ impl Arch for X86_64 {
         let skip = if section.data.get(at..at + 4) == Some(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
         (section.data.get(at + skip) == Some(&0xe8)).then_some(start + skip as u64 + 1)
     }
+}
+
+/// Where the instruction begins that covers the byte at `at` of a function's code.
+fn instruction_start(code: &[u8], at: usize) -> Option<usize> {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let insn = decoder.decode();
+        if insn.code() == Code::INVALID {
+            return None;
+        }
+        if insn.next_ip() > at as u64 {
+            return Some(insn.ip() as usize);
+        }
+    }
+    None
 }
 
 /// Decodes the given ranges in order; a range that does not decode to its end is read as far as it goes.
@@ -225,16 +247,22 @@ mod tests {
         let mut code = vec![0x41, 0x81, 0xe2, 0x78, 0x56, 0x34, 0x12];
         assert_eq!(X86_64.read_variable_instead(&mut code, 3, "mask"), Some((3, R_X86_64_PC32, -4)));
         assert_eq!(text(&code), ["and 7,%r10d"]);
+        // mov 0x44(%rdi),%edi; and $0x12345678,%edi: what looks like a prefix is the end of another instruction.
+        let mut code = vec![0x8b, 0x7f, 0x44, 0x81, 0xe7, 0x78, 0x56, 0x34, 0x12];
+        assert_eq!(X86_64.read_variable_instead(&mut code, 5, "mask"), Some((5, R_X86_64_PC32, -4)));
+        assert_eq!(text(&code), ["mov 0x44(%rdi),%edi", "and 9,%edi"]);
         // shr $12,%eax has no form that reads memory.
         assert_eq!(X86_64.read_variable_instead(&mut [0xc1, 0xe8, 0x0c], 2, "shift"), None);
     }
 
-    /// A short jump at the very start of a section, which leads out of its function, has no room for a reference
-    /// before its end: found by fuzzing, as an overflow.
+    /// A short jump out of its function is a reference, also at the very start of a section: without it a jump to another
+    /// function is not seen, and a carried one leads anywhere.
     #[test]
-    fn short_jump_at_the_start() {
+    fn short_jumps() {
         let data = vec![0xeb, 0x01, 0x90, 0xc3];
         let section = Section { sh_size: 4, data, ..Section::default() };
-        assert!(X86_64.hidden_branches(&section, &[(0, 2), (2, 4)]).is_empty());
+        let found = X86_64.hidden_branches(&section, &[(0, 2), (2, 4)]);
+        assert_eq!(found, [HiddenBranch { r_offset: 1, r_type: R_X86_64_PC8, target: 3, bias: -1 }]);
+        assert!(X86_64.hidden_branches(&section, &[(0, 4)]).is_empty());
     }
 }
