@@ -105,24 +105,6 @@ impl Macros {
     pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().flat_map(|(name, all)| all.iter().map(|replacement| (name.as_slice(), replacement.as_slice())))
     }
-
-    /// Adds all words that these may turn into.
-    pub(super) fn expand(&self, all: &mut std::collections::HashSet<Vec<u8>>) {
-        let mut open: Vec<Vec<u8>> = all.iter().cloned().collect();
-        while let Some(word) = open.pop() {
-            for more in self.0.get(&word).into_iter().flatten().flat_map(|replacement| words(replacement)) {
-                if all.insert(more.to_vec()) {
-                    open.push(more.to_vec());
-                }
-            }
-        }
-    }
-
-    /// All replacements that paste words together, with their parameters.
-    pub(super) fn pasting(&self) -> impl Iterator<Item = &[u8]> {
-        let all = self.0.values().flatten().map(Vec::as_slice);
-        all.filter(|replacement| memchr::memmem::find(replacement, b"##").is_some())
-    }
 }
 
 /// Whether a replacement ends a declaration, gives it a value, or goes on to another one.
@@ -188,11 +170,40 @@ fn joined(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `-DNAME=TEXT`.
+/// `-DNAME=TEXT`, which means what `#define NAME TEXT` does.
 fn of_argument(argument: &str) -> Option<Definition> {
     let (name, replacement) = argument.strip_prefix("-D")?.split_once('=')?;
-    let name = name.split('(').next().unwrap_or(name);
-    Some((name.as_bytes().to_vec(), replacement.as_bytes().to_vec()))
+    let (name, parameters) = name.split_at(name.find('(').unwrap_or(name.len()));
+    Some((name.as_bytes().to_vec(), format!("{parameters} {replacement}").into_bytes()))
+}
+
+/// What a definition has before its replacement, and the replacement.
+#[derive(Debug)]
+pub(super) struct Parameters<'t> {
+    pub(super) names: Vec<&'t [u8]>,
+    /// Which of them stands for all further arguments.
+    pub(super) variadic: Option<usize>,
+    pub(super) is_function: bool,
+    pub(super) body: &'t [u8],
+}
+
+/// The parameters of a definition: a list right behind the name.
+pub(super) fn parameters(definition: &[u8]) -> Parameters<'_> {
+    let end = memchr::memchr(b')', definition).filter(|_| definition.starts_with(b"("));
+    let Some(end) = end else {
+        return Parameters { names: Vec::new(), variadic: None, is_function: false, body: definition };
+    };
+    let list = definition[1..end].split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut variadic = None;
+    let names = list.enumerate().map(|(place, name)| match name.strip_suffix(b"...") {
+        Some(name) => {
+            variadic = Some(place);
+            if name.is_empty() { &b"__VA_ARGS__"[..] } else { name.trim_ascii() }
+        }
+        None => name,
+    });
+    let names = names.collect();
+    Parameters { names, variadic, is_function: true, body: &definition[end + 1..] }
 }
 
 #[cfg(test)]
@@ -226,8 +237,6 @@ mod tests {
         let attribute = |word: &[u8]| macros.have_attributes(&BTreeSet::from([word.to_vec()]));
         assert!(attribute(b"A") && attribute(b"E") && !attribute(b"G"));
         assert!(macros.is_macro(b"A") && !macros.is_macro(b"x"));
-        let pastes = macros.pasting().count();
-        assert_eq!(pastes, 0);
     }
 
     /// Macros that are whole, directly and through others, in every way to write them.

@@ -13,11 +13,13 @@ use std::time::SystemTime;
 use rayon::prelude::*;
 
 use super::Tree;
+use super::arrivals::Arrivals;
+use super::calls::Call;
 use super::flows::Flows;
 use super::items::words;
 use super::macros::Macros;
 use super::names::{Names, changed_names};
-use super::pastes::Pastes;
+use super::pastes::Grammar;
 use super::pieces::without_comments;
 use crate::kernel::unit::Unit;
 use crate::patch::Applied;
@@ -55,7 +57,10 @@ impl<'a> Mentions<'a> {
         let mut macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
         touched.files.iter().filter_map(|file| file.patched.as_deref()).for_each(|text| macros.add(text));
         let macros = macros;
-        let flows = Flows::new(&macros)?;
+        let t = std::time::Instant::now();
+        let flows = Flows::new(&macros);
+        eprintln!("TRACE {} files, flows {} {:?}", paths.len(), flows.is_some(), t.elapsed());
+        let flows = flows?;
         let changes = || mentions.touched.values().flatten();
         let is_known = |names: &Names| {
             macros.are_plain(&names.heads)
@@ -66,25 +71,36 @@ impl<'a> Mentions<'a> {
                 && [0, 1].iter().all(|side| changes().all(|other| other.sides[*side].0.is_disjoint(&names.sides[*side].1)))
         };
         if !changes().all(is_known) {
+            eprintln!("TRACE not known");
             return None;
         }
         let read: Vec<(PathBuf, File)> = paths
             .into_par_iter()
             .map(|path| Some((path.clone(), mentions.read(&path, &flows)?)))
             .collect::<Option<_>>()?;
-        let all_words: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.words.iter()).cloned().collect();
-        let mut flowing: HashSet<Vec<u8>> = read.iter().flat_map(|(_, file)| file.flowing.iter()).cloned().collect();
-        macros.expand(&mut flowing);
-        let pastes = Pastes::new(macros.pasting(), all_words, flowing);
         // A declaration that comes or goes can give an attribute to what a paste names.
-        let may_be_pasted = |names: &Names| {
+        let asked = |names: &Names| {
             let others = names.others.iter().filter(|_| macros.have_attributes(&names.heads));
-            names.changed.iter().chain(&names.variables).chain(others).any(|name| pastes.may_make(name))
+            names.changed.iter().chain(&names.variables).chain(others).cloned().collect::<Vec<_>>()
         };
-        if changes().any(may_be_pasted) {
+        let asked: BTreeSet<Vec<u8>> = changes().flat_map(asked).collect();
+        let (mut files, mut calls) = (HashMap::new(), Vec::new());
+        for (path, file) in read {
+            calls.push(file.calls);
+            files.insert(path, (file.mentions, file.written));
+        }
+        let patched = touched.files.iter().filter_map(|file| file.patched.as_deref());
+        calls.extend(patched.map(|text| flows.calls(&without_comments(text))));
+        eprintln!("TRACE read {:?} {} calls", t.elapsed(), calls.iter().map(Vec::len).sum::<usize>());
+        let arrivals = Arrivals::new(&flows, &calls);
+        eprintln!("TRACE arrivals {:?}", t.elapsed());
+        let grammar = Grammar::new(&arrivals);
+        let bad: Vec<_> = asked.par_iter().filter(|name| grammar.may_make(name)).map(|n| String::from_utf8_lossy(n).into_owned()).collect();
+        eprintln!("TRACE {} asked, made {:?} {:?}", asked.len(), bad, t.elapsed());
+        if asked.par_iter().any(|name| grammar.may_make(name)) {
             return None;
         }
-        mentions.files = read.into_iter().map(|(path, file)| (path, (file.mentions, file.written))).collect();
+        mentions.files = files;
         Some(mentions)
     }
 
@@ -125,15 +141,11 @@ impl<'a> Mentions<'a> {
         };
         let touched = path.strip_prefix(&self.tree.source).ok().and_then(|path| self.touched.get(path));
         let text = without_comments(&fs::read(path).ok()?);
-        let mut flowing = HashSet::new();
-        if !flows.collect(&text, &mut flowing) {
-            return None;
-        }
-        let words: HashSet<Vec<u8>> = match touched {
-            Some(names) => names.as_ref()?.rest.iter().cloned().collect(),
-            None => words(&text).collect::<HashSet<&[u8]>>().into_iter().map(<[u8]>::to_vec).collect(),
+        let mentions = match touched {
+            Some(names) => names.as_ref()?.rest.iter().any(|word| self.names.contains(word)),
+            None => words(&text).any(|word| self.names.contains(word)),
         };
-        Some(File { mentions: words.iter().any(|word| self.names.contains(word)), words, flowing, written })
+        Some(File { mentions, calls: flows.calls(&text), written })
     }
 }
 
@@ -155,9 +167,8 @@ fn config_changed(objdir: &Path) -> Option<SystemTime> {
 /// What is known of a file.
 struct File {
     mentions: bool,
-    words: HashSet<Vec<u8>>,
-    /// The words it hands to pastes of arguments alone.
-    flowing: HashSet<Vec<u8>>,
+    /// What it hands to macros that matter.
+    calls: Vec<Call<Vec<u8>>>,
     written: SystemTime,
 }
 

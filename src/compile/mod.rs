@@ -5,8 +5,10 @@
 //! side from a mirror ([`mirror`]); all outputs go to a private directory. Hard parts: the two sides must differ by
 //! nothing but the patch, and no compile may read an unpatched file by a way around the mirror.
 
+mod arrivals;
 mod bodies;
 mod cache;
+mod calls;
 mod command;
 mod deps;
 mod flows;

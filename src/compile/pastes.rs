@@ -1,54 +1,90 @@
-//! Could a macro paste a name together that no file has as a word?
+//! Could macros paste a name together that no file has as a word?
 //!
-//! In: replacements that paste (`a##_lock`), and the words of all files. Out: whether a name may come of them. Hard because what
-//! is pasted can be an argument, and that the result of another paste: so any word counts as an argument, results of
-//! one paste do too, and where nothing but arguments is pasted ([`super::flows`]), any number in a row.
+//! In: all pastes, and what may arrive at the parameters in them. Out: whether a name may come of them. Hard because what is
+//! pasted can itself have been pasted: each part of the name is asked about, the short ones first.
 
-use std::collections::{BTreeSet, HashSet};
+use rayon::prelude::*;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::items::{is_word, words};
+use super::arrivals::{Arrivals, Arrived, Flow};
 
-/// What is pasted, in order: a word of the replacement itself, or anything.
-type Pattern = Vec<Option<Vec<u8>>>;
-
-/// All ways in which names are pasted together, and the words there are.
-pub(super) struct Pastes {
-    patterns: BTreeSet<Pattern>,
-    /// All.
-    words: HashSet<Vec<u8>>,
-    /// Those that reach pastes of arguments alone.
-    flowing: HashSet<Vec<u8>>,
+/// Ways in which names are made.
+pub(super) struct Grammar<'a> {
+    all: &'a Arrivals,
+    /// Pastes by the first word of theirs that is no parameter; those without such a word apart.
+    by_literal: FxHashMap<u32, Vec<u32>>,
+    of_params: Vec<u32>,
+    /// All words that could be a part.
+    parts: FxHashSet<u32>,
+    /// Words that turn into numbers which no file has.
+    counters: Vec<Flow>,
 }
 
-impl Pastes {
-    pub(super) fn new<'t>(
-        replacements: impl Iterator<Item = &'t [u8]>,
-        words: HashSet<Vec<u8>>,
-        flowing: HashSet<Vec<u8>>,
-    ) -> Pastes {
-        let patterns = replacements.flat_map(patterns).filter(|pattern| pattern.iter().any(Option::is_some)).collect();
-        Pastes { patterns, words, flowing }
+impl<'a> Grammar<'a> {
+    pub(super) fn new(all: &'a Arrivals) -> Grammar<'a> {
+        let mut grammar =
+            Grammar { all, by_literal: FxHashMap::default(), of_params: vec![], parts: FxHashSet::default(), counters: vec![] };
+        let counters = [&b"__COUNTER__"[..], b"__LINE__", b"__INCLUDE_LEVEL__"].map(|word| all.words.find(word));
+        grammar.counters.extend(counters.into_iter().flatten().map(Flow::Word));
+        for (paste, pieces) in (0..).zip(&all.pastes) {
+            let mut literals = pieces.iter().filter_map(|piece| match piece {
+                Flow::Word(word) => Some(*word),
+                _ => None,
+            });
+            match literals.clone().next() {
+                Some(word) => grammar.by_literal.entry(word).or_default().push(paste),
+                None => grammar.of_params.push(paste),
+            }
+            grammar.parts.extend(&mut literals);
+            let params = pieces.iter().filter_map(|piece| match piece {
+                Flow::Param(param) => all.params.get(*param as usize),
+                _ => None,
+            });
+            let arrived = params.flat_map(|param| &param.raw).filter_map(|flow| match flow {
+                Flow::Word(word) => Some(*word),
+                _ => None,
+            });
+            grammar.parts.extend(arrived);
+        }
+        grammar
     }
 
-    /// Whether the name may be pasted together.
+    /// Whether the name may be pasted together of more than one word.
     pub(super) fn may_make(&self, name: &[u8]) -> bool {
-        let any = |piece: &[u8]| self.is_word(piece) || self.makes_once(piece) || self.is_several(piece);
-        self.patterns.iter().any(|pattern| fits(pattern, name, &any)) || self.is_several(name)
+        self.may_be_parts(name) && !Made::new(self, name).whole().is_empty()
     }
 
-    fn is_word(&self, piece: &[u8]) -> bool {
-        piece.iter().all(u8::is_ascii_digit) || self.words.contains(piece)
+    /// Which of these macros the pastes may name, with nothing beside one word of theirs, too.
+    pub(super) fn macros(&self, pastes: &FxHashSet<u32>, names: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+        if pastes.is_empty() {
+            return Vec::new();
+        }
+        let names: Vec<u32> = names.collect();
+        let of = |name: &u32| {
+            let text = self.all.words.text(*name);
+            let made = if self.may_be_parts(text) { Made::new(self, text).whole() } else { Vec::new() };
+            let alone = pastes.iter().copied().filter(|paste| self.is_alone(*paste, *name));
+            made.into_iter().chain(alone).filter(|paste| pastes.contains(paste)).map(|paste| (paste, *name)).collect::<Vec<_>>()
+        };
+        names.par_iter().flat_map_iter(of).collect()
     }
 
-    /// Whether one paste makes the piece.
-    fn makes_once(&self, piece: &[u8]) -> bool {
-        self.patterns.iter().any(|pattern| fits(pattern, piece, &|part: &[u8]| self.is_word(part)))
+    /// Whether the paste is the word when all beside it is nothing.
+    fn is_alone(&self, paste: u32, word: u32) -> bool {
+        let pieces = &self.all.pastes[paste as usize];
+        let params = |flow: &Flow| match flow {
+            Flow::Param(param) => self.all.params.get(*param as usize),
+            _ => None,
+        };
+        let is_word = |flow: &Flow| *flow == Flow::Word(word) || params(flow).is_some_and(|p| p.raw.contains(&Flow::Word(word)));
+        let may_be_empty = |flow: &Flow| params(flow).is_some_and(|param| param.may_be_empty);
+        let others = |at: usize| pieces.iter().enumerate().all(|(other, piece)| other == at || may_be_empty(piece));
+        pieces.iter().enumerate().any(|(at, piece)| is_word(piece) && others(at))
     }
 
-    /// Whether words that flow make it, two or more. Counters give numbers.
-    fn is_several(&self, name: &[u8]) -> bool {
-        let is = |piece: &[u8]| self.flowing.contains(piece) || piece.iter().all(u8::is_ascii_digit);
-        // Which beginnings can be made; all of it by one word is not a paste.
+    /// Whether there are words for all of it, more than one.
+    fn may_be_parts(&self, name: &[u8]) -> bool {
+        let is = |part: &[u8]| is_number(part) || self.all.words.find(part).is_some_and(|word| self.parts.contains(&word));
         let mut made = vec![false; name.len() + 1];
         made[0] = true;
         for end in 1..=name.len() {
@@ -58,95 +94,100 @@ impl Pastes {
     }
 }
 
-/// Whether the pieces make the name, with `is` true of what stands for anything; one piece is never the whole of it.
-fn fits(pattern: &[Option<Vec<u8>>], name: &[u8], is: &dyn Fn(&[u8]) -> bool) -> bool {
-    fn rest(pattern: &[Option<Vec<u8>>], name: &[u8], whole: usize, is: &dyn Fn(&[u8]) -> bool) -> bool {
-        match pattern {
-            [] => name.is_empty(),
-            [Some(word), more @ ..] => name.strip_prefix(&word[..]).is_some_and(|name| rest(more, name, whole, is)),
-            [None, more @ ..] => (0..=name.len())
-                .filter(|length| *length < whole)
-                .any(|length| is(&name[..length]) && rest(more, &name[length..], whole, is)),
+/// What a counter or a line's number may be.
+fn is_number(part: &[u8]) -> bool {
+    part.iter().all(u8::is_ascii_digit)
+}
+
+/// What makes which part of one name.
+struct Made<'g> {
+    grammar: &'g Grammar<'g>,
+    length: usize,
+    /// By start and end: the word that the part is; never the whole of the name.
+    words: Vec<Option<u32>>,
+    numbers: Vec<bool>,
+    /// By start and end: the pastes that make it.
+    pastes: Vec<Vec<u32>>,
+}
+
+impl<'g> Made<'g> {
+    fn new(grammar: &'g Grammar<'g>, name: &[u8]) -> Made<'g> {
+        let length = name.len();
+        let size = (length + 1) * (length + 1);
+        let (words, numbers, pastes) = (vec![None; size], vec![false; size], vec![Vec::new(); size]);
+        let mut made = Made { grammar, length, words, numbers, pastes };
+        let mut candidates: Vec<u32> = grammar.of_params.clone();
+        for start in 0..length {
+            for end in start + 1..=length {
+                let at = made.at(start, end);
+                made.numbers[at] = is_number(&name[start..end]);
+                let word = grammar.all.words.find(&name[start..end]);
+                candidates.extend(word.and_then(|word| grammar.by_literal.get(&word)).into_iter().flatten());
+                made.words[at] = word.filter(|_| end - start < length);
+            }
         }
+        candidates.sort_unstable();
+        candidates.dedup();
+        let spans = (1..=length).flat_map(|size| (0..=length - size).map(move |start| (start, start + size)));
+        for (start, end) in spans {
+            loop {
+                let at = made.at(start, end);
+                let is_new = |paste: &&u32| !made.pastes[at].contains(paste) && made.fits(**paste, start, end);
+                let new: Vec<u32> = candidates.iter().filter(is_new).copied().collect();
+                if new.is_empty() {
+                    break;
+                }
+                made.pastes[at].extend(new);
+            }
+        }
+        made
     }
-    rest(pattern, name, name.len(), is)
-}
 
-/// What a replacement, with its parameters before it, pastes.
-fn patterns(replacement: &[u8]) -> Vec<Pattern> {
-    let parameters = parameters(replacement);
-    let piece = |word: &[u8]| (!parameters.contains(&word)).then(|| word.to_vec());
-    pasted(replacement).into_iter().map(|chain| chain.into_iter().map(piece).collect()).collect()
-}
-
-/// The chains of words between which `##` stands.
-pub(super) fn pasted(replacement: &[u8]) -> Vec<Vec<&[u8]>> {
-    let mut out = Vec::new();
-    let mut chain: Vec<&[u8]> = Vec::new();
-    let mut rest = replacement;
-    while let Some(at) = memchr::memmem::find(rest, b"##") {
-        let (left, right) = (rest[..at].trim_ascii_end(), rest[at + 2..].trim_ascii_start());
-        let before = &left[left.iter().rposition(|byte| !is_word(*byte)).map_or(0, |i| i + 1)..];
-        let length = right.iter().position(|byte| !is_word(*byte)).unwrap_or(right.len());
-        if chain.is_empty() {
-            chain.push(before);
-        }
-        chain.push(&right[..length]);
-        rest = &right[length..];
-        if !rest.trim_ascii_start().starts_with(b"##") {
-            out.push(std::mem::take(&mut chain));
-        }
+    fn whole(mut self) -> Vec<u32> {
+        let at = self.at(0, self.length);
+        std::mem::take(&mut self.pastes[at])
     }
-    out
-}
 
-/// The parameters that a replacement has before it.
-pub(super) fn parameters(replacement: &[u8]) -> Vec<&[u8]> {
-    let Some(rest) = replacement.strip_prefix(b"(") else { return Vec::new() };
-    let list = &rest[..memchr::memchr(b')', rest).unwrap_or(rest.len())];
-    let several = memchr::memmem::find(list, b"...").map(|_| &b"__VA_ARGS__"[..]);
-    words(list).chain(several).collect()
+    fn at(&self, start: usize, end: usize) -> usize {
+        start * (self.length + 1) + end
+    }
+
+    /// Whether the paste can make this part.
+    fn fits(&self, paste: u32, start: usize, end: usize) -> bool {
+        let mut reached = vec![start];
+        for piece in &self.grammar.all.pastes[paste as usize] {
+            let mut next = Vec::new();
+            for from in reached {
+                match piece {
+                    Flow::Word(word) => {
+                        let to = from + self.grammar.all.words.text(*word).len();
+                        if to <= end && self.words[self.at(from, to)] == Some(*word) {
+                            next.push(to);
+                        }
+                    }
+                    Flow::Param(param) => next.extend((from..=end).filter(|to| self.arrives(*param, from, *to))),
+                    Flow::Paste(_) => {}
+                }
+            }
+            next.sort_unstable();
+            next.dedup();
+            reached = next;
+        }
+        reached.contains(&end)
+    }
+
+    /// Whether a parameter may stand for this part.
+    fn arrives(&self, param: u32, start: usize, end: usize) -> bool {
+        let at = self.at(start, end);
+        let Arrived { raw, may_be_empty, .. } = &self.grammar.all.params[param as usize];
+        let of_paste = || self.pastes[at].iter().any(|paste| raw.contains(&Flow::Paste(*paste)));
+        (start == end && *may_be_empty)
+            || (start < end && self.numbers[at] && self.grammar.counters.iter().any(|word| raw.contains(word)))
+            || self.words[at].is_some_and(|word| raw.contains(&Flow::Word(word)))
+            || of_paste()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn makes(replacements: &[&str], words: &[&str], name: &str) -> bool {
-        let replacements = replacements.iter().map(|text| text.as_bytes());
-        let words: HashSet<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-        Pastes::new(replacements, words, HashSet::new()).may_make(name.as_bytes())
-    }
-
-    fn flows(words: &[&str], name: &str) -> bool {
-        let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-        Pastes::new(std::iter::empty(), HashSet::new(), words).may_make(name.as_bytes())
-    }
-
-    /// Words of the replacement, with arguments that exist, or that another paste makes.
-    #[test]
-    fn with_words() {
-        assert!(makes(&["(x) x##_lock"], &["my"], "my_lock"));
-        assert!(makes(&["(x) sys_ ## x"], &["read"], "sys_read"));
-        assert!(makes(&["(x, y) x##_##y(int)"], &["read", "lock"], "read_lock"));
-        assert!(makes(&["(x) x##_lock", "(x) my_##x"], &["old"], "my_old_lock"));
-        assert!(makes(&[" a##b"], &[], "ab"));
-        // A counter, and what another paste made of arguments.
-        assert!(makes(&["(n) f_##n"], &[], "f_12"));
-        let both = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<HashSet<_>>();
-        let pastes = Pastes::new([&b"(x) x##_lock"[..]].into_iter(), HashSet::new(), both(&["my", "_old"]));
-        assert!(pastes.may_make(b"my_old_lock") && !pastes.may_make(b"your_lock"));
-        assert!(!makes(&["(x) x##_lock"], &["my"], "your_lock"));
-        assert!(!makes(&["(x) x##_lock"], &["my"], "my_locks"));
-    }
-
-    /// Arguments alone, however many; what is there as a word is found as one.
-    #[test]
-    fn of_arguments() {
-        assert!(flows(&["my", "_lock"], "my_lock"));
-        assert!(flows(&["my", "_", "lock"], "my_lock_12"));
-        assert!(!flows(&["my", "lock"], "my_lock"));
-        assert!(!flows(&["my_lock"], "my_lock"));
-        assert!(!makes(&["(a, ...) f(a, ##__VA_ARGS__)"], &["my", "_lock"], "my_lock"));
-    }
-}
+#[path = "pastes_tests.rs"]
+mod tests;
