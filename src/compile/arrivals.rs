@@ -5,6 +5,8 @@
 //! until nothing more arrives. A call in a replacement counts whoever uses the macro, and what one user hands to a
 //! macro counts for all of them: more may arrive here than in any unit, never less.
 
+use std::ops::Range;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::calls::{Arg, Call, Head, Item};
@@ -17,6 +19,10 @@ pub(super) enum Flow {
     Word(u32),
     Param(u32),
     Paste(u32),
+    /// What a call turns into.
+    Call(u32),
+    /// What a macro turns into, beside what it is handed.
+    Became(u32),
 }
 
 /// All words, by number.
@@ -61,13 +67,15 @@ pub(super) struct Arrived {
 }
 
 /// One definition, with its parameters and pastes numbered among all.
+#[derive(Clone)]
 struct Callee {
-    name: u32,
     is_function: bool,
     matters: Vec<bool>,
     variadic: Option<usize>,
     first_param: usize,
-    /// The words and pastes that may stand first or last.
+    pastes: Range<usize>,
+    calls: Range<usize>,
+    /// What may stand first or last.
     edges: Vec<Flow>,
     tail: Vec<Called>,
     /// What stands outside of parentheses.
@@ -114,10 +122,18 @@ pub(super) struct Arrivals {
     edges: FxHashMap<(usize, usize), usize>,
     /// The macros that a paste may name.
     named: FxHashMap<u32, FxHashSet<u32>>,
+    /// Where it has arrived what a call turns into.
+    waiting: FxHashMap<u32, FxHashSet<usize>>,
     /// Macros that may turn into several arguments.
-    several: FxHashSet<u32>,
+    several: FxHashSet<usize>,
     /// Macros that may turn into what they are handed.
-    passing: FxHashSet<u32>,
+    passing: FxHashSet<usize>,
+    /// Of the text at hand.
+    first_call: usize,
+    /// Macros that do nothing but paste: each call has a copy of its own, else all that is pasted anywhere would
+    /// be pasted with all else.
+    pasters: FxHashSet<usize>,
+    copies: FxHashMap<(usize, usize), usize>,
 }
 
 fn number(index: usize) -> u32 {
@@ -136,35 +152,20 @@ impl Arrivals {
             callings: Vec::new(),
             edges: FxHashMap::default(),
             named: FxHashMap::default(),
+            waiting: FxHashMap::default(),
             several: FxHashSet::default(),
             passing: FxHashSet::default(),
+            first_call: 0,
+            pasters: FxHashSet::default(),
+            copies: FxHashMap::default(),
         };
         flows.definitions.iter().for_each(|definition| all.add_definition(definition, flows));
+        all.find_pasters();
+        all.find_passing();
         files.iter().for_each(|calls| all.add_calls(calls, 0, 0, flows));
-        loop {
-            let t = std::time::Instant::now();
+        all.find_several();
+        while all.hand_over() | all.name_pasted() {
             all.find_several();
-            let a = all.hand_over();
-            let t1 = t.elapsed();
-            let b = all.name_pasted();
-            eprintln!("TRACE round {a} {b} {t1:?} {:?} callings {} open {} edges {} params {} full {} max {:?} named {}", t.elapsed(), all.callings.len(),
-                all.callings.iter().filter(|c| !c.is_settled).count(), all.edges.len(), all.params.len(), all.params.iter().map(|p| p.full.len()).sum::<usize>(),
-                all.params.iter().map(|p| p.full.len()).max(), all.named.values().map(|n| n.len()).sum::<usize>());
-            let mut sizes: Vec<(usize, usize, usize)> = all.params.iter().enumerate().map(|(i, p)| (p.full.len(), p.raw.len(), i)).collect();
-            sizes.sort_unstable();
-            for (full, raw, param) in sizes.iter().rev().take(12) {
-                let c = all.callees.iter().enumerate().find(|(_, c)| c.first_param <= *param && *param < c.first_param + c.matters.len());
-                if let Some((_, c)) = c {
-                    eprintln!("   {full} {raw} {} {}", String::from_utf8_lossy(all.words.text(c.name)), param - c.first_param);
-                }
-            }
-            for (p, names) in &all.named { if names.len() > 20 {
-                let t: Vec<String> = all.pastes[*p as usize].iter().map(|f| match f { Flow::Word(w) => String::from_utf8_lossy(all.words.text(*w)).into_owned(),
-                 Flow::Param(q) => format!("<{} {} {}>", all.params[*q as usize].raw.len(), all.params[*q as usize].may_be_empty,
-                   all.callees.iter().find(|c| c.first_param <= *q as usize && (*q as usize) < c.first_param + c.matters.len()).map(|c| String::from_utf8_lossy(all.words.text(c.name)).into_owned()).unwrap_or_default()), _ => "?".into() }).collect();
-                eprintln!("   paste {t:?} names {} {:?}", names.len(), names.iter().take(8).map(|w| String::from_utf8_lossy(all.words.text(*w)).into_owned()).collect::<Vec<_>>());
-            } }
-            if !(a | b) { break }
         }
         all
     }
@@ -174,28 +175,27 @@ impl Arrivals {
         let (param, paste) = (self.params.len(), self.pastes.len());
         let body = &definition.body;
         let variadic = definition.params.variadic;
-        self.params.extend((0..definition.matters.len()).map(|place| Arrived {
-            has_comma: variadic == Some(place),
-            ..Arrived::default()
-        }));
+        self.params.extend(
+            (0..definition.matters.len())
+                .map(|place| Arrived { has_comma: variadic == Some(place), ..Arrived::default() }),
+        );
         for pieces in &body.pastes {
             let pieces = self.flows(pieces, param, paste);
             self.pastes.push(pieces);
         }
         let first_call = self.callings.len();
         self.add_calls(&body.calls, param, paste, flows);
-        // What a parameter stands for has been seen at the edge of the text that uses the macro.
-        let edges = self.flows(&body.whole.edges, param, paste);
-        let edges: FxHashSet<Flow> = edges.into_iter().filter(|flow| !matches!(flow, Flow::Param(_))).collect();
+        let edges: FxHashSet<Flow> = self.flows(&body.whole.edges, param, paste).into_iter().collect();
         let tail = body.tail.iter().map(|head| self.called(head, param, paste, first_call)).collect();
         let top = self.flows(&body.whole.top, param, paste);
         self.by_name.entry(name).or_default().push(self.callees.len());
         self.callees.push(Callee {
-            name,
             is_function: definition.params.is_function,
             matters: definition.matters.clone(),
             variadic,
             first_param: param,
+            pastes: paste..self.pastes.len(),
+            calls: first_call..self.callings.len(),
             edges: edges.into_iter().collect(),
             tail,
             top,
@@ -205,6 +205,7 @@ impl Arrivals {
 
     fn add_calls<W: AsRef<[u8]>>(&mut self, calls: &[Call<W>], param: usize, paste: usize, known: &Flows<'_>) {
         let first_call = self.callings.len();
+        self.first_call = first_call;
         for call in calls {
             let heads = call.heads.iter().map(|head| self.called(head, param, paste, first_call)).collect();
             let args = call.args.iter().map(|arg| self.given(arg, param, paste, known)).collect();
@@ -227,6 +228,8 @@ impl Arrivals {
                 Flow::Paste(paste) => open.extend(&self.pastes[paste as usize]),
                 Flow::Word(word) if known.vanishes(self.words.text(word)) => {}
                 Flow::Word(_) => vanishes_with = None,
+                // What was called decides.
+                Flow::Call(_) | Flow::Became(_) => {}
             }
         }
         let items = unique(self.flows(&arg.items, param, paste));
@@ -243,6 +246,8 @@ impl Arrivals {
             Item::Word(word) => Flow::Word(self.words.number(word.as_ref())),
             Item::Param(param) => Flow::Param(number(first_param + param)),
             Item::Paste(paste) => Flow::Paste(number(first_paste + paste)),
+            Item::Call(call) => Flow::Call(number(self.first_call + call)),
+            Item::Became(word) => Flow::Became(self.words.number(word.as_ref())),
         }
     }
 
@@ -253,24 +258,64 @@ impl Arrivals {
         }
     }
 
-    /// Finds the macros that may turn into several arguments, and those that may turn into what they are handed.
+    /// Finds the macros that may turn into several arguments.
     fn find_several(&mut self) {
         loop {
-            let before = self.several.len() + self.passing.len();
-            for callee in &self.callees {
+            let before = self.several.len();
+            for (index, callee) in self.callees.iter().enumerate() {
                 if callee.has_comma || self.may_be_several(&callee.top, &[]) {
-                    self.several.insert(callee.name);
-                }
-                let passes = |flow: &Flow| match flow {
-                    Flow::Param(_) => true,
-                    Flow::Word(word) => self.passing.contains(word),
-                    Flow::Paste(paste) => self.names(*paste).any(|name| self.passing.contains(&name)),
-                };
-                if callee.top.iter().any(passes) {
-                    self.passing.insert(callee.name);
+                    self.several.insert(index);
                 }
             }
-            if self.several.len() + self.passing.len() == before {
+            if self.several.len() == before {
+                return;
+            }
+        }
+    }
+
+    fn is_any(&self, name: u32, is_function: bool, of: &FxHashSet<usize>) -> bool {
+        let callees = self.by_name.get(&name).into_iter().flatten();
+        callees.filter(|callee| self.callees[**callee].is_function == is_function).any(|callee| of.contains(callee))
+    }
+
+    /// Whether what stands there, outside of parentheses and at any depth, may turn into several arguments.
+    fn may_be_several(&self, top: &[Flow], items: &[Flow]) -> bool {
+        let is = |flow: &Flow| match flow {
+            Flow::Param(param) => self.params[*param as usize].has_comma,
+            Flow::Word(name) => self.is_any(*name, false, &self.several),
+            Flow::Became(name) => self.is_any(*name, true, &self.several),
+            Flow::Paste(paste) => self.names(*paste).any(|name| self.is_any(name, false, &self.several)),
+            Flow::Call(call) => {
+                self.callings[*call as usize].done.iter().any(|(callee, _)| self.several.contains(callee))
+            }
+        };
+        let passes = |flow: &Flow| match flow {
+            Flow::Became(name) => self.is_any(*name, true, &self.passing),
+            Flow::Call(call) => {
+                self.callings[*call as usize].done.iter().any(|(callee, _)| self.passing.contains(callee))
+            }
+            _ => false,
+        };
+        top.iter().any(is) || (top.iter().any(passes) && items.iter().any(is))
+    }
+
+    /// Finds the macros that turn into what they are handed although it does not matter what that is.
+    fn find_passing(&mut self) {
+        loop {
+            let before = self.passing.len();
+            for (index, callee) in self.callees.iter().enumerate() {
+                let passes = |flow: &Flow| match flow {
+                    Flow::Param(param) => !callee.matters[*param as usize - callee.first_param],
+                    Flow::Word(name) | Flow::Became(name) => {
+                        self.is_any(*name, true, &self.passing) || self.is_any(*name, false, &self.passing)
+                    }
+                    _ => false,
+                };
+                if callee.top.iter().any(passes) {
+                    self.passing.insert(index);
+                }
+            }
+            if self.passing.len() == before {
                 return;
             }
         }
@@ -280,20 +325,86 @@ impl Arrivals {
         self.named.get(&paste).into_iter().flatten().copied()
     }
 
-    /// Whether what stands there, outside of parentheses and at any depth, may turn into several arguments.
-    fn may_be_several(&self, top: &[Flow], items: &[Flow]) -> bool {
-        let of_name = |name: u32| self.several.contains(&name);
-        let is = |flow: &Flow| match flow {
-            Flow::Param(param) => self.params[*param as usize].has_comma,
-            Flow::Word(word) => of_name(*word),
-            Flow::Paste(paste) => self.names(*paste).any(of_name),
+    /// A macro that is one paste, or one call of such a macro.
+    fn find_pasters(&mut self) {
+        loop {
+            let before = self.pasters.len();
+            for (index, callee) in self.callees.iter().enumerate().filter(|(_, callee)| callee.is_function) {
+                let is_paster = match callee.top[..] {
+                    [Flow::Paste(_)] => callee.calls.is_empty(),
+                    [Flow::Word(name), Flow::Call(_)] if callee.calls.len() == 1 => {
+                        let called = self.by_name.get(&name).into_iter().flatten();
+                        let mut called = called.map(|callee| self.pasters.contains(callee)).peekable();
+                        called.peek().is_some() && called.all(|is| is)
+                    }
+                    _ => false,
+                };
+                if is_paster {
+                    self.pasters.insert(index);
+                }
+            }
+            if self.pasters.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// The callee, or this call's copy of it.
+    fn own_copy(&mut self, calling: usize, callee: usize) -> usize {
+        if !self.pasters.contains(&callee) {
+            return callee;
+        }
+        if let Some(copy) = self.copies.get(&(calling, callee)) {
+            return *copy;
+        }
+        let mut copy = self.callees[callee].clone();
+        let (param, paste, call) = (self.params.len(), self.pastes.len(), self.callings.len());
+        let of = |flow: &Flow| match *flow {
+            Flow::Param(old) => Flow::Param(number(old as usize - copy.first_param + param)),
+            Flow::Paste(old) => Flow::Paste(number(old as usize - copy.pastes.start + paste)),
+            Flow::Call(old) => Flow::Call(number(old as usize - copy.calls.start + call)),
+            flow => flow,
         };
-        let passes = |flow: &Flow| match flow {
-            Flow::Param(_) => true,
-            Flow::Word(word) => self.passing.contains(word),
-            Flow::Paste(paste) => self.names(*paste).any(|name| self.passing.contains(&name)),
+        let all = |flows: &[Flow]| flows.iter().map(of).collect::<Vec<Flow>>();
+        let heads = |heads: &[Called]| {
+            let of_head = |head: &Called| match head {
+                Called::Flow(flow) => Called::Flow(of(flow)),
+                Called::Result(old) => Called::Result(old - copy.calls.start + call),
+            };
+            heads.iter().map(of_head).collect::<Vec<Called>>()
         };
-        top.iter().any(is) || (top.iter().any(passes) && items.iter().any(is))
+        let pastes: Vec<Vec<Flow>> = self.pastes[copy.pastes.clone()].iter().map(|pieces| all(pieces)).collect();
+        let given = |given: &Given| Given {
+            edges: all(&given.edges),
+            items: all(&given.items),
+            top: all(&given.top),
+            vanishes_with: given
+                .vanishes_with
+                .as_ref()
+                .map(|with| with.iter().map(|old| number(*old as usize - copy.first_param + param)).collect()),
+        };
+        let callings = self.callings[copy.calls.clone()].iter().map(|calling| Calling {
+            heads: heads(&calling.heads),
+            args: calling.args.iter().map(given).collect(),
+            mixed: calling.mixed,
+            done: FxHashSet::default(),
+            is_settled: false,
+        });
+        let callings: Vec<Calling> = callings.collect();
+        let (edges, tail, top) = (all(&copy.edges), heads(&copy.tail), all(&copy.top));
+        (copy.edges, copy.tail, copy.top) = (edges, tail, top);
+        copy.first_param = param;
+        copy.pastes = paste..paste + pastes.len();
+        copy.calls = call..call + callings.len();
+        self.params.extend(
+            (0..copy.matters.len())
+                .map(|place| Arrived { has_comma: copy.variadic == Some(place), ..Arrived::default() }),
+        );
+        self.pastes.extend(pastes);
+        self.callings.extend(callings);
+        self.copies.insert((calling, callee), self.callees.len());
+        self.callees.push(copy);
+        self.callees.len() - 1
     }
 
     /// Hands arguments to all who may be called, and on from there; whether anything was new.
@@ -306,19 +417,24 @@ impl Arrivals {
             let mut found = Found::default();
             self.find_called(&self.callings[index].heads, &mut found);
             let calling = &self.callings[index];
-            // Only what is put in for a parameter can be split by the commas in it.
-            let is_param = |arg: &Given| arg.items.iter().any(|flow| matches!(flow, Flow::Param(_)));
-            let splits = |arg: &Given| is_param(arg) && self.may_be_several(&arg.top, &arg.items);
+            // Only what is put in for a parameter is split by the commas in it; what a macro turns into is not, here.
+            let is_several = |flow: &Flow| matches!(flow, Flow::Param(param) if self.params[*param as usize].has_comma);
+            let splits = |arg: &Given| arg.top.iter().any(is_several);
             let uncertain = match calling.mixed {
                 true => 0,
                 false => calling.args.iter().position(splits).unwrap_or(usize::MAX),
             };
             let is_fixed = calling.args.iter().flat_map(|arg| &arg.items).all(|flow| matches!(flow, Flow::Word(_)));
             self.callings[index].is_settled = is_fixed && !found.is_open && !self.is_of_pastes(index);
+            let mut is_called = false;
             for callee in found.callees {
-                is_new |= self.callings[index].done.insert((callee, uncertain));
+                let callee = self.own_copy(index, callee);
+                is_called |= self.callings[index].done.insert((callee, uncertain));
                 is_new |= self.hand(index, callee, uncertain);
             }
+            is_new |= is_called;
+            let waiting = self.waiting.get(&number(index)).filter(|_| is_called).cloned().unwrap_or_default();
+            waiting.into_iter().for_each(|param| self.fill(param, self.result_of(index)));
         }
         loop {
             let mut moved = false;
@@ -361,7 +477,9 @@ impl Arrivals {
             let start = variadic.map_or(place, |variadic| place.min(variadic));
             let end = if place >= uncertain { matters.len() } else { (start + 1).min(matters.len()) };
             let start = if mixed { 0 } else { start };
-            let has_comma = self.may_be_several(&arg.top, &arg.items);
+            // What was put in for a parameter has been split when it arrives.
+            let others: Vec<Flow> = arg.top.iter().filter(|flow| !matches!(flow, Flow::Param(_))).copied().collect();
+            let has_comma = self.may_be_several(&others, &arg.items);
             let is_empty = |param: &u32| self.params[*param as usize].may_be_empty;
             let vanishes = arg.vanishes_with.as_ref().is_some_and(|params| params.iter().all(is_empty));
             for param in (start..end).filter(|param| matters[*param]).map(|param| first_param + param) {
@@ -384,25 +502,67 @@ impl Arrivals {
     }
 
     fn arrive(&mut self, param: usize, flow: Flow) {
-        let arrived = &mut self.params[param];
-        if !arrived.raw.insert(flow) {
-            return;
+        if self.params[param].raw.insert(flow) {
+            self.fill(param, vec![flow]);
         }
-        let mut open = vec![flow];
+    }
+
+    /// Adds what these turn into.
+    fn fill(&mut self, param: usize, mut open: Vec<Flow>) {
         while let Some(flow) = open.pop() {
+            if let Flow::Param(from) = flow {
+                self.edges.entry((from as usize, param)).or_default();
+                continue;
+            }
+            let arrived = &mut self.params[param];
             if !arrived.is_in_full.insert(flow) {
                 continue;
             }
             arrived.full.push(flow);
-            let names = match flow {
-                Flow::Word(word) => vec![word],
-                Flow::Param(_) => Vec::new(),
-                Flow::Paste(paste) => self.named.get(&paste).into_iter().flatten().copied().collect(),
-            };
-            for callee in names.iter().flat_map(|name| self.by_name.get(name)).flatten() {
-                open.extend(&self.callees[*callee].edges);
+            match flow {
+                Flow::Word(name) => open.extend(self.edges_of(name, false)),
+                Flow::Paste(paste) => open.extend(self.names(paste).map(Flow::Word)),
+                // What it is handed stands beside it.
+                Flow::Became(name) => {
+                    open.extend(self.edges_of(name, true).into_iter().filter(|flow| !matches!(flow, Flow::Param(_))));
+                }
+                Flow::Call(call) => {
+                    self.waiting.entry(call).or_default().insert(param);
+                    open.extend(self.result_of(call as usize));
+                }
+                Flow::Param(_) => {}
             }
         }
+    }
+
+    /// What stands first or last in macros of this name.
+    fn edges_of(&self, name: u32, is_function: bool) -> Vec<Flow> {
+        let callees = self.by_name.get(&name).into_iter().flatten().map(|callee| &self.callees[*callee]);
+        callees.filter(|callee| callee.is_function == is_function).flat_map(|callee| &callee.edges).copied().collect()
+    }
+
+    /// What stands first or last in what a call turns into, as far as it is known who is called.
+    fn result_of(&self, calling: usize) -> Vec<Flow> {
+        let Calling { args, mixed, done, .. } = &self.callings[calling];
+        let mut out = Vec::new();
+        for (callee, uncertain) in done {
+            let callee = &self.callees[*callee];
+            for flow in &callee.edges {
+                let Flow::Param(param) = flow else {
+                    out.push(*flow);
+                    continue;
+                };
+                let place = *param as usize - callee.first_param;
+                let is_of = |at: &usize| {
+                    *mixed
+                        || at == &place
+                        || (*at >= *uncertain && *at <= place)
+                        || callee.variadic.is_some_and(|v| v == place && *at >= v)
+                };
+                out.extend(args.iter().enumerate().filter(|(at, _)| is_of(at)).flat_map(|(_, arg)| &arg.edges));
+            }
+        }
+        out
     }
 
     fn find_called(&self, heads: &[Called], found: &mut Found) {
@@ -430,6 +590,8 @@ impl Arrivals {
                 found.is_open = true;
                 return self.params[param as usize].full.iter().for_each(|flow| self.find_named(*flow, found));
             }
+            // What they turn into has arrived beside them.
+            Flow::Call(_) | Flow::Became(_) => return,
             Flow::Paste(paste) => {
                 found.is_open = true;
                 return self.names(paste).for_each(|name| self.find_named(Flow::Word(name), found));
@@ -471,7 +633,7 @@ impl Arrivals {
                 _ => None,
             });
             let names: Vec<u32> = arrived.flatten().copied().collect();
-            names.into_iter().for_each(|name| self.arrive(param, Flow::Word(name)));
+            self.fill(param, names.into_iter().map(Flow::Word).collect());
         }
         !new.is_empty()
     }

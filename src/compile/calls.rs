@@ -16,6 +16,10 @@ pub(super) enum Item<W> {
     Param(usize),
     /// What a paste makes, by its place.
     Paste(usize),
+    /// What a call turns into, by its place; beside what is called.
+    Call(usize),
+    /// What a call of this macro turns into, whatever it is handed; beside its name.
+    Became(W),
 }
 
 /// What may be called.
@@ -236,7 +240,9 @@ impl<'t> Reader<'t, '_> {
             // `#x` is a string.
             let item = self.item(first);
             match item {
-                Item::Param(_) if self.text[..start].trim_ascii_end().ends_with(b"#") && !self.is_paste_before(start) => {
+                Item::Param(_)
+                    if self.text[..start].trim_ascii_end().ends_with(b"#") && !self.is_paste_before(start) =>
+                {
                     self.other();
                 }
                 item => self.push(item),
@@ -280,6 +286,8 @@ impl<'t> Reader<'t, '_> {
             if self.matters(&heads) {
                 self.out.calls.push(Call { heads, args: vec![Arg::of(vec![item])], mixed: true });
                 self.spans.push(0..0);
+                let call = Item::Call(self.out.calls.len() - 1);
+                self.level().edges.push(call);
             }
         }
         let deepest = self.levels.len().saturating_sub(1);
@@ -308,6 +316,18 @@ impl<'t> Reader<'t, '_> {
             Item::Word(word) => self.known.may_vanish(word),
             Item::Param(_) => true,
             Item::Paste(paste) => self.out.pastes[*paste].iter().all(|item| matches!(item, Item::Param(_))),
+            Item::Call(_) | Item::Became(_) => false,
+        }
+    }
+
+    /// What parentheses turn into, with what stands before them.
+    fn became(&self, head: &Item<&'t [u8]>, call: Option<usize>, inner: &[Item<&'t [u8]>]) -> Vec<Item<&'t [u8]>> {
+        match (call, head) {
+            (Some(call), _) => vec![Item::Call(call)],
+            (None, Item::Word(word)) if self.known.is_macro(word) => {
+                std::iter::once(Item::Became(*word)).chain(inner.iter().copied()).collect()
+            }
+            (None, _) => Vec::new(),
         }
     }
 
@@ -383,33 +403,28 @@ impl<'t> Reader<'t, '_> {
                     last.push(*item);
                     self.may_vanish(item)
                 }
-                (Seen::Closed(_, inner), [rest @ .., Seen::Item(item)]) => {
+                (Seen::Closed(call, inner), [rest @ .., Seen::Item(item)]) => {
                     seen = rest;
-                    if self.may_be_macro(item) {
-                        last.push(*item);
-                        last.extend(inner);
-                    }
+                    last.extend(self.became(item, *call, inner));
                     self.may_vanish(item)
                 }
                 // A call of what a call has become.
-                (Seen::Closed(_, inner), [.., Seen::Closed(..)]) => {
+                (Seen::Closed(call, inner), [.., Seen::Closed(..)]) => {
+                    last.extend(call.map(Item::Call));
                     last.extend(inner);
                     true
                 }
-                (Seen::Closed(..), _) => false,
+                // Behind a macro's name that comes from elsewhere it is what that is handed.
+                (Seen::Closed(_, inner), _) => {
+                    last.extend(inner);
+                    false
+                }
             };
             if !may_vanish && !is_doubtful {
                 break;
             }
         }
         last
-    }
-
-    fn may_be_macro(&self, item: &Item<&[u8]>) -> bool {
-        match item {
-            Item::Word(word) => self.known.is_macro(word),
-            _ => true,
-        }
     }
 
     /// Ends what stands between two commas.
@@ -421,7 +436,9 @@ impl<'t> Reader<'t, '_> {
         let part = level.edges[level.part..].to_vec();
         (level.part, level.is_first, level.was_first) = (level.edges.len(), true, false);
         match level.call {
-            Some(call) => self.out.calls[call].args.iter_mut().last().into_iter().for_each(|arg| arg.edges = part.clone()),
+            Some(call) => {
+                self.out.calls[call].args.iter_mut().last().into_iter().for_each(|arg| arg.edges = part.clone())
+            }
             None if is_whole => self.out.whole.edges.extend(part),
             None => {}
         }
@@ -435,6 +452,7 @@ impl<'t> Reader<'t, '_> {
             self.out.calls.len() - 1
         });
         let level = self.level();
+        level.was_first |= level.is_first && level.seen.is_empty();
         level.is_first &= !level.seen.is_empty();
         self.levels.push(Level::new(call, at));
         self.depth += 1;
@@ -451,10 +469,26 @@ impl<'t> Reader<'t, '_> {
         if let Some(call) = level.call {
             self.spans[call] = level.start..at + 1;
         }
+        let first = match self.levels.last() {
+            Some(around) if around.was_first => match around.seen.last() {
+                Some(Seen::Item(head)) => self.became(head, level.call, &level.edges),
+                _ => level.edges.clone(),
+            },
+            _ => Vec::new(),
+        };
+        let becomes = match (level.call, self.levels.last().and_then(|around| around.seen.last())) {
+            (Some(call), _) => Some(Item::Call(call)),
+            (None, Some(Seen::Item(Item::Word(word)))) if self.known.is_macro(word) => Some(Item::Became(*word)),
+            _ => None,
+        };
+        let arg = match self.levels.last().map(|around| around.call) {
+            Some(Some(call)) => self.out.calls[call].args.last_mut(),
+            Some(None) if self.levels.len() == 1 => Some(&mut self.out.whole),
+            _ => None,
+        };
+        arg.into_iter().for_each(|arg| arg.top.extend(becomes));
         let around = self.level();
-        if around.was_first {
-            around.edges.extend(&level.edges);
-        }
+        around.edges.extend(first);
         around.seen.push(Seen::Closed(level.call, level.edges));
     }
 

@@ -100,6 +100,7 @@ impl<'m> Flows<'m> {
             for item in items {
                 match item {
                     Item::Word(word) => words.push(word),
+                    Item::Call(_) | Item::Became(_) => {}
                     Item::Paste(paste) => words.extend(found.pastes[*paste].iter().filter_map(|item| match item {
                         Item::Word(word) => Some(*word),
                         _ => None,
@@ -109,7 +110,12 @@ impl<'m> Flows<'m> {
             }
             words.sort_unstable();
             words.dedup();
-            words.into_iter().map(|word| Item::Word(word.to_vec())).collect::<Vec<_>>()
+            let others = items.iter().filter_map(|item| match item {
+                Item::Call(call) => Some(Item::Call(*call)),
+                Item::Became(word) => Some(Item::Became(word.to_vec())),
+                _ => None,
+            });
+            words.into_iter().map(|word| Item::Word(word.to_vec())).chain(others).collect::<Vec<_>>()
         };
         let of = |call: &Call<&[u8]>| {
             let until = call.heads.iter().map(|head| self.until(head)).max().unwrap_or_default();
@@ -166,14 +172,21 @@ impl<'m> Flows<'m> {
 
     fn what_matters(&self, definition: &Definition<'m>) -> Vec<bool> {
         let mut matters = definition.matters.clone();
+        let body = &definition.body;
         let mut add = |items: &mut dyn Iterator<Item = &Item<&[u8]>>| {
-            for item in items {
-                if let Item::Param(param) = item {
-                    matters[*param] = true;
+            let mut open: Vec<&Item<&[u8]>> = items.collect();
+            let mut calls = HashSet::new();
+            while let Some(item) = open.pop() {
+                match item {
+                    Item::Param(param) => matters[*param] = true,
+                    // What that turns into may be what it is handed.
+                    Item::Call(call) if calls.insert(*call) => {
+                        open.extend(body.calls[*call].args.iter().flat_map(|arg| &arg.edges));
+                    }
+                    _ => {}
                 }
             }
         };
-        let body = &definition.body;
         add(&mut body.pastes.iter().flatten());
         let heads = body.calls.iter().flat_map(|call| &call.heads).chain(&body.tail);
         let items = heads.filter_map(|head| match head {
@@ -199,6 +212,8 @@ impl<'m> Flows<'m> {
             return of_tail.max();
         }
         let last = definition.matters.iter().rposition(|matters| *matters);
+        let is_edge = |place: &usize| definition.body.whole.edges.contains(&Item::Param(*place));
+        let last = last.map(|last| (last..definition.matters.len()).rev().find(is_edge).unwrap_or(last).max(last));
         let last = last.map(|last| if definition.params.variadic == Some(last) { usize::MAX } else { last + 1 });
         // What it turns into may be called.
         last.or(of_tail.max().map(|_| 0))

@@ -57,10 +57,7 @@ impl<'a> Mentions<'a> {
         let mut macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
         touched.files.iter().filter_map(|file| file.patched.as_deref()).for_each(|text| macros.add(text));
         let macros = macros;
-        let t = std::time::Instant::now();
-        let flows = Flows::new(&macros);
-        eprintln!("TRACE {} files, flows {} {:?}", paths.len(), flows.is_some(), t.elapsed());
-        let flows = flows?;
+        let flows = Flows::new(&macros)?;
         let changes = || mentions.touched.values().flatten();
         let is_known = |names: &Names| {
             macros.are_plain(&names.heads)
@@ -71,7 +68,6 @@ impl<'a> Mentions<'a> {
                 && [0, 1].iter().all(|side| changes().all(|other| other.sides[*side].0.is_disjoint(&names.sides[*side].1)))
         };
         if !changes().all(is_known) {
-            eprintln!("TRACE not known");
             return None;
         }
         let read: Vec<(PathBuf, File)> = paths
@@ -91,12 +87,8 @@ impl<'a> Mentions<'a> {
         }
         let patched = touched.files.iter().filter_map(|file| file.patched.as_deref());
         calls.extend(patched.map(|text| flows.calls(&without_comments(text))));
-        eprintln!("TRACE read {:?} {} calls", t.elapsed(), calls.iter().map(Vec::len).sum::<usize>());
         let arrivals = Arrivals::new(&flows, &calls);
-        eprintln!("TRACE arrivals {:?}", t.elapsed());
         let grammar = Grammar::new(&arrivals);
-        let bad: Vec<_> = asked.par_iter().filter(|name| grammar.may_make(name)).map(|n| String::from_utf8_lossy(n).into_owned()).collect();
-        eprintln!("TRACE {} asked, made {:?} {:?}", asked.len(), bad, t.elapsed());
         if asked.par_iter().any(|name| grammar.may_make(name)) {
             return None;
         }

@@ -22,8 +22,13 @@ pub(super) struct Grammar<'a> {
 
 impl<'a> Grammar<'a> {
     pub(super) fn new(all: &'a Arrivals) -> Grammar<'a> {
-        let mut grammar =
-            Grammar { all, by_literal: FxHashMap::default(), of_params: vec![], parts: FxHashSet::default(), counters: vec![] };
+        let mut grammar = Grammar {
+            all,
+            by_literal: FxHashMap::default(),
+            of_params: vec![],
+            parts: FxHashSet::default(),
+            counters: vec![],
+        };
         let counters = [&b"__COUNTER__"[..], b"__LINE__", b"__INCLUDE_LEVEL__"].map(|word| all.words.find(word));
         grammar.counters.extend(counters.into_iter().flatten().map(Flow::Word));
         for (paste, pieces) in (0..).zip(&all.pastes) {
@@ -64,7 +69,11 @@ impl<'a> Grammar<'a> {
             let text = self.all.words.text(*name);
             let made = if self.may_be_parts(text) { Made::new(self, text).whole() } else { Vec::new() };
             let alone = pastes.iter().copied().filter(|paste| self.is_alone(*paste, *name));
-            made.into_iter().chain(alone).filter(|paste| pastes.contains(paste)).map(|paste| (paste, *name)).collect::<Vec<_>>()
+            made.into_iter()
+                .chain(alone)
+                .filter(|paste| pastes.contains(paste))
+                .map(|paste| (paste, *name))
+                .collect::<Vec<_>>()
         };
         names.par_iter().flat_map_iter(of).collect()
     }
@@ -76,7 +85,8 @@ impl<'a> Grammar<'a> {
             Flow::Param(param) => self.all.params.get(*param as usize),
             _ => None,
         };
-        let is_word = |flow: &Flow| *flow == Flow::Word(word) || params(flow).is_some_and(|p| p.raw.contains(&Flow::Word(word)));
+        let is_word =
+            |flow: &Flow| *flow == Flow::Word(word) || params(flow).is_some_and(|p| p.raw.contains(&Flow::Word(word)));
         let may_be_empty = |flow: &Flow| params(flow).is_some_and(|param| param.may_be_empty);
         let others = |at: usize| pieces.iter().enumerate().all(|(other, piece)| other == at || may_be_empty(piece));
         pieces.iter().enumerate().any(|(at, piece)| is_word(piece) && others(at))
@@ -84,7 +94,8 @@ impl<'a> Grammar<'a> {
 
     /// Whether there are words for all of it, more than one.
     fn may_be_parts(&self, name: &[u8]) -> bool {
-        let is = |part: &[u8]| is_number(part) || self.all.words.find(part).is_some_and(|word| self.parts.contains(&word));
+        let is =
+            |part: &[u8]| is_number(part) || self.all.words.find(part).is_some_and(|word| self.parts.contains(&word));
         let mut made = vec![false; name.len() + 1];
         made[0] = true;
         for end in 1..=name.len() {
@@ -129,9 +140,14 @@ impl<'g> Made<'g> {
         candidates.sort_unstable();
         candidates.dedup();
         let spans = (1..=length).flat_map(|size| (0..=length - size).map(move |start| (start, start + size)));
+        // Most parts are neither a word that is pasted nor made of such.
+        let mut is_of_parts = vec![false; size];
         for (start, end) in spans {
-            loop {
-                let at = made.at(start, end);
+            let at = made.at(start, end);
+            let is_part = made.numbers[at] || made.words[at].is_some_and(|word| grammar.parts.contains(&word));
+            let of_two = |mid: usize| is_of_parts[made.at(start, mid)] && is_of_parts[made.at(mid, end)];
+            is_of_parts[at] = is_part || (start + 1..end).any(of_two);
+            while is_of_parts[at] {
                 let is_new = |paste: &&u32| !made.pastes[at].contains(paste) && made.fits(**paste, start, end);
                 let new: Vec<u32> = candidates.iter().filter(is_new).copied().collect();
                 if new.is_empty() {
@@ -166,7 +182,7 @@ impl<'g> Made<'g> {
                         }
                     }
                     Flow::Param(param) => next.extend((from..=end).filter(|to| self.arrives(*param, from, *to))),
-                    Flow::Paste(_) => {}
+                    _ => {}
                 }
             }
             next.sort_unstable();

@@ -98,7 +98,11 @@ fn by_other_names() {
     made(&result, "GET()(my_, lock)", "my_lock");
     not_made(&result, "GET() x (my_, lock)", "my_lock");
     made(&format!("{PASTE}#define ID(x) x\n"), "ID(PASTE)(my_, lock)", "my_lock");
-    made("#define MANY_2(a, b) a##b\n#define PASTE(a, b) a##b\n#define MANY(n, x...) PASTE(MANY_, n)(x)\n", "MANY(2, my_, lock)", "my_lock");
+    made(
+        "#define MANY_2(a, b) a##b\n#define PASTE(a, b) a##b\n#define MANY(n, x...) PASTE(MANY_, n)(x)\n",
+        "MANY(2, my_, lock)",
+        "my_lock",
+    );
 }
 
 /// Parentheses that come from elsewhere, and nothing between a name and its parentheses.
