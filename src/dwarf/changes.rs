@@ -91,6 +91,11 @@ impl Sides<'_> {
         if self.old.known.contains(&other) { None } else { found(&other) }
     }
 
+    /// Whether a type that one side does not name is not there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.old.complete && self.new.complete
+    }
+
     /// Whether one type is the other under another name: one went, the other came, and both have the same layout. Types
     /// that have no name but a typedef's are told apart by nothing but their layouts.
     pub(super) fn same_type(&self, one: &str, other: &str) -> bool {
@@ -102,7 +107,7 @@ impl Sides<'_> {
             return true;
         }
         let is_typedef = |name: &str| !name.contains(' ');
-        let renamed = !self.new.known.contains(one) && !self.old.known.contains(other);
+        let renamed = self.is_complete() && !self.new.known.contains(one) && !self.old.known.contains(other);
         let (Some(old), Some(new)) = (self.old.of.get(one), self.new.of.get(other)) else { return false };
         if !renamed && !(is_typedef(one) && is_typedef(other)) {
             return false;

@@ -183,6 +183,9 @@ pub(super) fn types_that_went(
     replaced: Replaced<'_>,
     findings: &mut Findings,
 ) {
+    if !sides.is_complete() {
+        return;
+    }
     let come: Vec<&String> = sides.new.of.keys().filter(|name| !sides.old.known.contains(*name)).collect();
     for gone in sides.old.of.keys().filter(|name| !sides.new.known.contains(*name)) {
         let all = users(gone, old);

@@ -54,7 +54,13 @@ pub(super) struct Layouts {
     pub of: BTreeMap<String, Layout>,
     /// Types that the unit knows by name, whether it knows their members or not.
     pub known: BTreeSet<String>,
+    /// Whether these are all that the source names. A compiler leaves out what is not used, unless it is told not to, and then
+    /// says that it was told so.
+    pub complete: bool,
 }
+
+/// What tells a compiler not to leave out types.
+const COMPLETE: &str = "-fno-eliminate-unused-debug-types";
 
 /// Stands between the name of a type and that of the function that defines it.
 const IN: &str = " (in ";
@@ -73,7 +79,11 @@ pub(super) fn is_of_function(name: &str) -> bool {
 pub(super) fn layouts(unit: Unit<'_, '_>) -> Result<Layouts> {
     let mut all = Layouts::default();
     let mut tree = unit.entries_tree(None)?;
-    let mut children = tree.root()?.children();
+    let root = tree.root()?;
+    if let Some(producer) = root.entry().attr_value(gimli::DW_AT_producer) {
+        all.complete = unit.attr_string(producer)?.to_string_lossy().contains(COMPLETE);
+    }
+    let mut children = root.children();
     while let Some(node) = children.next()? {
         if node.entry().tag() == gimli::DW_TAG_subprogram {
             if let Some(function) = own_name(unit, node.entry())? {
