@@ -8,6 +8,7 @@
 mod bodies;
 mod cache;
 mod command;
+mod declared;
 mod deps;
 mod flows;
 mod items;
