@@ -9,7 +9,7 @@ use crate::small_kernel::{Has, SmallKernel};
 
 const HEADER: &str = "include/drv.h";
 
-/// Builds a patch that turns `before` into `after` in a header that the files read, or in the only file.
+/// Builds a patch of the first line of a file; all files read the header.
 fn build(sources: &[(&str, &str)], file: &str, before: &str, after: &str) -> OutputAssert {
     let kernel = SmallKernel::new(Has::Boolean);
     kernel.write(HEADER, &format!("{before}\n"));
@@ -18,25 +18,14 @@ fn build(sources: &[(&str, &str)], file: &str, before: &str, after: &str) -> Out
         kernel.unit(source, &text.replace("@", before), "gcc");
         let commands = format!("fs/.{}.o.cmd", &source[3..source.len() - 2]);
         let text = fs::read_to_string(kernel.path().join(&commands)).expect("readable");
-        kernel.write(
-            &commands,
-            &text
-                .replace("deps_", "deps_x := include/drv.h\n\ndeps_")
-                .replace(":= \\\n", ":= \\\n  include/drv.h \\\n"),
-        );
+        kernel.write(&commands, &text.replace(":= \\\n", ":= \\\n  include/drv.h \\\n"));
     }
     for (at, name) in ["count", "users", "ext", "get"].iter().enumerate() {
         symbols += &format!("ffffffff810010{at}0 T {name}\n");
     }
     kernel.write("System.map", &symbols);
     let work = tempfile::tempdir().expect("a temporary folder");
-    let rest: Vec<&str> = match sources {
-        [(_, text)] if file != HEADER => text.lines().skip(1).collect(),
-        _ => Vec::new(),
-    };
-    let lines = rest.len() + 1;
-    let rest: String = rest.iter().map(|line| format!(" {line}\n")).collect();
-    let patch = format!("--- a/{file}\n+++ b/{file}\n@@ -1,{lines} +1,{lines} @@\n-{before}\n+{after}\n{rest}");
+    let patch = format!("--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-{before}\n+{after}\n");
     fs::write(work.path().join("fix.patch"), patch).expect("writable");
     let command = klp_build().current_dir(work.path()).env("XDG_CACHE_HOME", work.path()).env("TMPDIR", work.path());
     command.arg("-k").arg(kernel.path()).args(["--no-link", "--no-verify", "fix.patch"]).assert()
@@ -49,23 +38,18 @@ fn said(run: &OutputAssert) -> String {
 /// Two files see the same change of a header, and only one has a type that depends on it: that one must be asked.
 #[test]
 fn who_depends_on_a_header_is_asked() {
-    let only_uses =
-        "#include \"../include/drv.h\"\nextern int ext(long);\nint count(void) { ext(1); return DRV_NUM; }\n";
-    for (before, after, depends) in [
-        ("enum drv { DRV_A, DRV_NUM };", "enum drv { DRV_A, DRV_B, DRV_NUM };", "unsigned int regs[DRV_NUM]"),
-        ("typedef int word; enum { DRV_NUM };", "typedef long word; enum { DRV_NUM };", "word reg"),
+    const START: &str = "#include \"../include/drv.h\"\nextern int ext(long); extern void *get(void);\n";
+    for (before, after, depends, value) in [
+        ("enum drv { DRV_A, DRV_NUM };", "enum drv { DRV_A, DRV_B, DRV_NUM };", "int regs[DRV_NUM]", "DRV_NUM"),
+        ("typedef int word;", "typedef long word;", "word reg", "sizeof(word)"),
     ] {
+        let only_uses = format!("{START}int count(void) {{ ext(1); return {value}; }}\n");
         let has_type = format!(
-            "#include \"../include/drv.h\"\nextern int ext(long); extern void *get(void);\n\
-             struct priv {{ {depends}; int users; }};\nint users(void) {{ struct priv *v = get(); return ext(v->users); }}\n"
+            "{START}struct priv {{ {depends}; int users; }};\n\
+             int users(void) {{ struct priv *v = get(); return ext(v->users); }}\n"
         );
-        let only_uses = only_uses
-            .replace("DRV_NUM", "DRV_NUM + sizeof(word)")
-            .replace(" + sizeof(word)", if depends.starts_with("word") { " + sizeof(word)" } else { "" });
-        for sources in
-            [[("fs/a.c", &*only_uses), ("fs/b.c", &*has_type)], [("fs/b.c", &*only_uses), ("fs/a.c", &*has_type)]]
-        {
-            let run = build(&sources, HEADER, before, after).code(1);
+        for [one, other] in [[&only_uses, &has_type], [&has_type, &only_uses]] {
+            let run = build(&[("fs/a.c", one), ("fs/b.c", other)], HEADER, before, after).code(1);
             assert!(said(&run).contains("the layout of `struct priv` changes"), "{}", said(&run));
         }
     }
