@@ -109,7 +109,8 @@ impl Sides<'_> {
         let is_typedef = |name: &str| !name.contains(' ');
         let renamed = self.is_complete() && !self.new.known.contains(one) && !self.old.known.contains(other);
         let (Some(old), Some(new)) = (self.old.of.get(one), self.new.of.get(other)) else { return false };
-        if !renamed && !(is_typedef(one) && is_typedef(other)) {
+        let by_layout = is_typedef(one) && is_typedef(other);
+        if !renamed && !by_layout {
             return false;
         }
         assumed.push((one.to_owned(), other.to_owned()));
