@@ -43,6 +43,9 @@ pub(super) fn layout(change: &Change, old: &Types, replaced: Replaced<'_>, findi
         }
     };
     list("functions that stay", outside);
+    if change.private && !all.on_stack.is_empty() {
+        list("functions that have its address from somewhere", all.pointed_to.into_iter().collect());
+    }
     list("variables", all.variables.into_iter().collect());
     list("types", all.types.union(&change.holders).cloned().collect());
     if who.is_empty() {
