@@ -57,7 +57,7 @@ reasons! {
     UnknownSection = "unknown-section",
     /// A relocation kind that cannot be carried.
     UnknownRelocation = "unknown-relocation",
-    /// The layout of a type that unpatched code also uses is not the same.
+    /// The layout of a type that unpatched code also uses is not the same, nor is what objects that exist hold.
     LayoutChanged = "layout-changed",
     /// A name that the kernel's loader cannot parse.
     BadName = "bad-name",

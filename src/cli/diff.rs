@@ -38,7 +38,8 @@ pub(super) struct Opts {
     /// Let a changed constant table travel with every function that reads it, where only functions do.
     #[arg(long)]
     carry_tables: bool,
-    /// Let the layout of this type change (`struct foo`); may be given several times.
+    /// Let the layout of this type change (`struct foo`), the type of this variable, the numbers of this `enum`; may be given
+    /// several times.
     #[arg(long, value_name = "TYPE")]
     allow_layout_change: Vec<String>,
     /// Print the report as JSON (docs/json.md).

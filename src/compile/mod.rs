@@ -10,6 +10,7 @@ mod bodies;
 mod cache;
 mod calls;
 mod command;
+mod declared;
 mod deps;
 mod flows;
 mod items;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use gimli::{Dwarf, EndianSlice, RunTimeEndian};
 
+use crate::elf::object::{Section, shf};
 use crate::elf::{Object, Place, SectionId};
 
 /// What `gimli` reads from.
@@ -17,6 +18,8 @@ pub(super) type Slice<'d> = EndianSlice<'d, RunTimeEndian>;
 pub(super) struct Debug {
     sections: BTreeMap<String, Vec<u8>>,
     endian: RunTimeEndian,
+    /// Of each section of the object, whether what lies there can be written, and stays.
+    keeps: Vec<bool>,
 }
 
 /// The address that debug information has for a place in a section.
@@ -56,7 +59,14 @@ impl Debug {
             sections.insert(section.name.clone(), data);
         }
         let endian = if object.little_endian { RunTimeEndian::Little } else { RunTimeEndian::Big };
-        Ok(Some(Debug { sections, endian }))
+        let keeps = |section: &Section| section.sh_flags & shf::WRITE != 0 && !section.name.starts_with(".init");
+        Ok(Some(Debug { sections, endian, keeps: object.sections.iter().map(keeps).collect() }))
+    }
+
+    /// Whether what lies at an address can be written, and stays.
+    pub(super) fn keeps(&self, address: u64) -> bool {
+        let section = usize::try_from(address >> 32).ok().and_then(|section| section.checked_sub(1));
+        section.and_then(|section| self.keeps.get(section)).is_some_and(|keeps| *keeps)
     }
 
     /// What `gimli` makes of it.

@@ -1,23 +1,22 @@
-//! The layouts of all named types of a unit, and what differs between two units' layouts.
+//! The layouts of all named types of a unit.
 //!
-//! In: debug information. Out: type name -> size and members; or the types that two sides lay out in
-//! different ways. Members without a type name of their own (`struct { ... } x;`, anonymous unions) are
-//! part of the type that holds them. A type that only moved because it holds another that changed is named
-//! with that one, not by itself.
+//! In: debug information. Out: type name -> size and members. Members without a type name of their own
+//! (`struct { ... } x;`, anonymous unions) are part of the type that holds them; so they are of a variable, which is
+//! described as a type with one member. Types that are defined in a function's braces go by its name as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use gimli::{AttributeValue, DebuggingInformationEntry, UnitOffset, UnitRef};
+use gimli::{
+    AttributeValue, DebuggingInformationEntry, Endianity, EntriesTreeNode, Reader, Section, UnitOffset, UnitRef,
+};
 
 use super::info::Slice;
-use super::means;
+use super::uses::own_name;
+use super::{enums, means};
 
 /// Deepest nesting of types that is followed; the kernel's is below ten.
 const DEPTH: usize = 64;
-
-/// Most moved members that are named.
-const MOVED: usize = 2;
 
 pub(super) type Unit<'d, 'a> = UnitRef<'a, Slice<'d>>;
 pub(super) type Entry<'d> = DebuggingInformationEntry<Slice<'d>>;
@@ -44,173 +43,121 @@ pub(super) struct Member {
     pub holds: Option<String>,
     /// What its bytes mean ([`super::means`]).
     pub meaning: String,
+    /// The enumeration whose numbers it holds ([`super::enums`]).
+    pub numbers: Option<String>,
 }
 
-/// A type with two layouts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
-    /// Its name: `struct foo`, `union bar`, or a typedef's.
-    pub name: String,
-    /// What differs, a line each.
-    pub what: Vec<String>,
-    /// Types that hold it and change with it.
-    pub holders: BTreeSet<String>,
-    /// The original's source file.
-    pub file: String,
+/// All types of a unit.
+#[derive(Debug, Default)]
+pub(super) struct Layouts {
+    /// By name: `struct foo`, a typedef's, or `struct foo (in f)` for one that is defined in the function `f`.
+    pub of: BTreeMap<String, Layout>,
+    /// Types that the unit knows by name, whether it knows their members or not.
+    pub known: BTreeSet<String>,
+    /// Whether these are all that the source names. A compiler leaves out what is not used, unless it is told not to, and then
+    /// says that it was told so.
+    pub complete: bool,
+}
+
+/// What tells a compiler not to leave out types.
+const COMPLETE: &str = "-fno-eliminate-unused-debug-types";
+
+/// Stands between the name of a type and that of the function that defines it.
+const IN: &str = " (in ";
+
+/// A type's name without that of the function that defines it.
+pub(super) fn without_function(name: &str) -> &str {
+    name.split(IN).next().unwrap_or(name)
+}
+
+/// Whether a type is defined in a function.
+pub(super) fn is_of_function(name: &str) -> bool {
+    name.contains(IN)
 }
 
 /// All named types of a unit.
-pub(super) fn layouts(unit: Unit<'_, '_>) -> Result<BTreeMap<String, Layout>> {
-    let mut all = BTreeMap::new();
+pub(super) fn layouts(unit: Unit<'_, '_>) -> Result<Layouts> {
+    let mut all = Layouts::default();
     let mut tree = unit.entries_tree(None)?;
-    let mut children = tree.root()?.children();
+    let root = tree.root()?;
+    if let Some(producer) = root.entry().attr_value(gimli::DW_AT_producer) {
+        all.complete = unit.attr_string(producer)?.to_string_lossy().contains(COMPLETE);
+    }
+    let mut children = root.children();
     while let Some(node) = children.next()? {
-        let entry = node.entry();
-        let of = match entry.tag() {
-            gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => entry.offset(),
-            // A type without a name goes by its typedef's.
-            gimli::DW_TAG_typedef => match reference(entry) {
-                Some(target) if is_aggregate(&unit.entry(target)?) && name(unit, &unit.entry(target)?)?.is_none() => {
-                    target
-                }
-                _ => continue,
-            },
-            _ => continue,
-        };
-        let aggregate = unit.entry(of)?;
-        if aggregate.attr(gimli::DW_AT_declaration).is_some() {
-            continue;
+        if node.entry().tag() == gimli::DW_TAG_subprogram {
+            if let Some(function) = own_name(unit, node.entry())? {
+                inside(unit, node, &function, &mut all)?;
+            }
+        } else {
+            one(unit, node.entry(), "", &mut all)?;
         }
-        let Some(label) = (if of == entry.offset() { label(unit, entry)? } else { name(unit, entry)? }) else {
-            continue;
-        };
-        let mut layout = Layout { size: number(&aggregate, gimli::DW_AT_byte_size), ..Layout::default() };
-        layout.file = file(unit, &aggregate)?;
-        members(unit, of, "", 0, 0, &mut layout.members)?;
-        all.entry(label).or_insert(layout);
     }
     Ok(all)
 }
 
-/// What differs between the layouts of the types that both sides have.
-pub(super) fn changes(original: &BTreeMap<String, Layout>, patched: &BTreeMap<String, Layout>) -> Vec<Change> {
-    let differing: BTreeMap<&str, (&Layout, &Layout)> = original
-        .iter()
-        .filter_map(|(name, old)| Some((name.as_str(), (old, patched.get(name)?))))
-        .filter(|(_, (old, new))| !same_shape(old, new))
-        .collect();
-    let changed = |member: &Member| member.holds.as_deref().is_some_and(|name| differing.contains_key(name));
-    // Whether everything about the type follows from members whose own types changed.
-    let derived = |old: &Layout, new: &Layout| {
-        let names = |layout: &Layout| layout.members.keys().cloned().collect::<BTreeSet<_>>();
-        names(old) == names(new)
-            && in_order(old) == in_order(new)
-            && old.members.iter().any(|(_, member)| changed(member))
-            && old.members.iter().all(|(name, member)| member.size == new.members[name].size || changed(member))
+/// Adds the types that are defined in a function's braces.
+fn inside<'d>(
+    unit: Unit<'d, '_>,
+    node: EntriesTreeNode<'_, '_, Slice<'d>>,
+    function: &str,
+    all: &mut Layouts,
+) -> Result<()> {
+    let mut children = node.children();
+    while let Some(child) = children.next()? {
+        match child.entry().tag() {
+            gimli::DW_TAG_lexical_block => inside(unit, child, function, all)?,
+            _ => one(unit, child.entry(), &format!("{IN}{function})"), all)?,
+        }
+    }
+    Ok(())
+}
+
+/// Adds the type that an entry gives a name to, if it does.
+fn one<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>, place: &str, all: &mut Layouts) -> Result<()> {
+    let (of, label) = match entry.tag() {
+        gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => (entry.offset(), label(unit, entry)?),
+        // A type without a name goes by its typedef's.
+        gimli::DW_TAG_typedef => match unnamed(unit, entry)? {
+            Some(target) => (target, name(unit, entry)?),
+            None => return Ok(()),
+        },
+        _ => return Ok(()),
     };
-    let roots = differing.iter().filter(|(_, (old, new))| !derived(old, new));
-    roots
-        .map(|(name, (old, new))| Change {
-            name: (*name).to_owned(),
-            what: differences(old, new),
-            holders: holders(name, original).into_iter().filter(|h| differing.contains_key(h.as_str())).collect(),
-            file: old.file.clone(),
-        })
-        .collect()
+    let aggregate = unit.entry(of)?;
+    let Some(label) = label else { return Ok(()) };
+    let label = label + place;
+    all.known.insert(label.clone());
+    if aggregate.attr(gimli::DW_AT_declaration).is_some() {
+        return Ok(());
+    }
+    let mut layout = Layout { size: number(&aggregate, gimli::DW_AT_byte_size), ..Layout::default() };
+    layout.file = file(unit, &aggregate)?;
+    members(unit, of, "", 0, 0, &mut layout.members)?;
+    all.of.entry(label).or_insert(layout);
+    Ok(())
 }
 
-/// Members as they lie in memory.
-fn in_order(layout: &Layout) -> Vec<&str> {
-    let mut members: Vec<(u64, &str)> = layout.members.iter().map(|(name, m)| (m.offset, name.as_str())).collect();
-    members.sort_unstable();
-    members.into_iter().map(|(_, name)| name).collect()
-}
-
-/// Types that hold `name`, directly or not.
-pub(super) fn holders(name: &str, all: &BTreeMap<String, Layout>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![name.to_owned()];
-    while let Some(inner) = open.pop() {
-        for (outer, layout) in all {
-            let holds = layout.members.values().any(|member| member.holds.as_deref() == Some(&inner));
-            if holds && found.insert(outer.clone()) {
-                open.push(outer.clone());
-            }
+/// The aggregate without a name that a typedef stands for: qualified, or in arrays, but not by another typedef.
+fn unnamed<'d>(unit: Unit<'d, '_>, typedef: &Entry<'d>) -> Result<Option<UnitOffset>> {
+    let mut at = reference(typedef);
+    for _ in 0..DEPTH {
+        let Some(target) = at else { return Ok(None) };
+        let entry = unit.entry(target)?;
+        if is_aggregate(&entry) {
+            return Ok(name(unit, &entry)?.is_none().then_some(target));
         }
+        at = if is_qualifier(&entry) || entry.tag() == gimli::DW_TAG_array_type { reference(&entry) } else { None };
     }
-    found
+    Ok(None)
 }
 
-/// The same but for names: a member that was renamed is still where it was.
-fn same_shape(old: &Layout, new: &Layout) -> bool {
-    old == new || (old.size == new.size && differences(old, new).is_empty())
-}
-
-fn differences(old: &Layout, new: &Layout) -> Vec<String> {
-    let mut what = Vec::new();
-    if old.size != new.size {
-        what.push(format!("its size was {}, and is {}", bytes(old.size * 8), bytes(new.size * 8)));
-    }
-    let place = |member: &Member| (member.offset, member.size);
-    let gone: Vec<_> = old.members.iter().filter(|(name, _)| !new.members.contains_key(*name)).collect();
-    let come: Vec<_> = new.members.iter().filter(|(name, _)| !old.members.contains_key(*name)).collect();
-    for (name, member) in &gone {
-        if !come.iter().any(|(_, other)| place(other) == place(member)) {
-            what.push(format!("`{name}` was at {}, and is gone", at(member.offset)));
-        }
-    }
-    for (name, member) in &come {
-        if !gone.iter().any(|(_, other)| place(other) == place(member)) {
-            what.push(format!("`{name}` is new at {}", at(member.offset)));
-        }
-    }
-    // What is in one place on both sides, under whatever name.
-    for (name, before) in &old.members {
-        let now: Vec<&Member> = match new.members.get(name) {
-            Some(same) => vec![same],
-            None => come.iter().map(|(_, renamed)| *renamed).collect(),
-        };
-        // A union has several in one place.
-        let here: Vec<&Member> = now.into_iter().filter(|after| place(after) == place(before)).collect();
-        if let Some(after) = here.first()
-            && !here.iter().any(|after| means::agree(&before.meaning, &after.meaning))
-        {
-            what.push(format!("`{name}` was a `{}`, and in its place is a `{}`", before.meaning, after.meaning));
-        }
-    }
-    let mut moved = Vec::new();
-    for name in in_order(old) {
-        let before = &old.members[name];
-        let Some(after) = new.members.get(name) else { continue };
-        if before.offset != after.offset {
-            moved.push(format!("`{name}` was at {}, and is at {}", at(before.offset), at(after.offset)));
-        } else if before.size != after.size {
-            what.push(format!("`{name}` had {}, and has {}", bytes(before.size), bytes(after.size)));
-        }
-    }
-    // One new member moves all behind it: the first few say where.
-    let more = moved.len().saturating_sub(MOVED);
-    moved.truncate(MOVED);
-    what.extend(moved);
-    if more > 0 {
-        let members = if more == 1 { "member" } else { "members" };
-        what.push(format!("{more} more {members} moved"));
-    }
-    what
-}
-
-/// A size, for people.
-fn bytes(bits: u64) -> String {
-    match (bits / 8, bits % 8) {
-        (1, 0) => "1 byte".to_owned(),
-        (n, 0) => format!("{n} bytes"),
-        _ => format!("{bits} bits"),
-    }
-}
-
-/// An offset, for people.
-fn at(bits: u64) -> String {
-    if bits.is_multiple_of(8) { format!("byte {}", bits / 8) } else { format!("bit {bits}") }
+/// A variable of this type, as the only member of nothing else.
+pub(super) fn of_variable(unit: Unit<'_, '_>, name: &str, of: UnitOffset) -> Result<Layout> {
+    let (size, _) = extent(unit, of, 0)?;
+    let mut layout = Layout { size, ..Layout::default() };
+    add(unit, Thing { label: name, prefix: "", of, start: 0, bits: 0 }, 0, &mut layout.members)?;
+    Ok(layout)
 }
 
 /// Adds the members of the aggregate at `of`, which starts at bit `base` of the type.
@@ -224,42 +171,73 @@ fn members(
 ) -> Result<()> {
     let mut tree = unit.entries_tree(Some(of))?;
     let mut children = tree.root()?.children();
-    let mut unnamed = 0;
     while let Some(node) = children.next()? {
         let entry = node.entry();
         if entry.tag() != gimli::DW_TAG_member {
             continue;
         }
-        let Some(target) = reference(entry) else { continue };
-        let (size, inner) = extent(unit, target, depth)?;
+        let Some(of) = reference(entry) else { continue };
+        let label = name(unit, entry)?.unwrap_or_default();
         let bits = number(entry, gimli::DW_AT_bit_size);
-        let start = match entry.attr_value(gimli::DW_AT_data_bit_offset).and_then(|value| value.udata_value()) {
-            Some(bit) => bit,
-            None => number(entry, gimli::DW_AT_data_member_location) * 8,
-        };
-        let label = match name(unit, entry)? {
-            Some(label) => label,
-            None => {
-                unnamed += 1;
-                String::new()
-            }
-        };
-        let aggregate = unit.entry(inner)?;
-        let own = if is_aggregate(&aggregate) { label_of_type(unit, target, inner)? } else { None };
-        if is_aggregate(&aggregate) && own.is_none() && depth < DEPTH {
-            let path = if label.is_empty() { prefix.to_owned() } else { format!("{prefix}{label}.") };
-            members(unit, inner, &path, base + start, depth + 1, into)?;
-            if label.is_empty() {
-                continue;
-            }
-        }
-        let label = if label.is_empty() { format!("(unnamed {unnamed})") } else { label };
-        let size = if bits != 0 { bits } else { size * 8 };
-        into.insert(
-            format!("{prefix}{label}"),
-            Member { offset: base + start, size, holds: own, meaning: means::meaning(unit, target)? },
-        );
+        let start = base + first_bit(unit, entry, of, bits, depth)?;
+        add(unit, Thing { label: &label, prefix, of, start, bits }, depth, into)?;
     }
+    Ok(())
+}
+
+/// Where a member starts in its aggregate, in bits.
+fn first_bit<'d>(unit: Unit<'d, '_>, member: &Entry<'d>, of: UnitOffset, bits: u64, depth: usize) -> Result<u64> {
+    let given = |at| member.attr_value(at).and_then(|value| value.udata_value());
+    if let Some(bit) = given(gimli::DW_AT_data_bit_offset) {
+        return Ok(bit);
+    }
+    let start = number(member, gimli::DW_AT_data_member_location) * 8;
+    // DWARF before 5 counts from the highest bit of what the bit field is stored in.
+    let Some(from_top) = given(gimli::DW_AT_bit_offset) else { return Ok(start) };
+    if !unit.dwarf.debug_info.reader().endian().is_little_endian() {
+        return Ok(start + from_top);
+    }
+    let storage = match given(gimli::DW_AT_byte_size) {
+        Some(bytes) => bytes,
+        None => extent(unit, of, depth)?.0,
+    };
+    Ok((start + storage * 8).saturating_sub(from_top + bits))
+}
+
+/// What lies somewhere in a type, or is a variable.
+struct Thing<'a> {
+    /// Its name; empty for an unnamed one.
+    label: &'a str,
+    /// What it is in: `a.` for a member of `a`.
+    prefix: &'a str,
+    /// Its type.
+    of: UnitOffset,
+    /// Its first bit.
+    start: u64,
+    /// Its size if it is a bit field, else 0.
+    bits: u64,
+}
+
+fn add(unit: Unit<'_, '_>, thing: Thing<'_>, depth: usize, into: &mut BTreeMap<String, Member>) -> Result<()> {
+    let Thing { label, prefix, of, start, bits } = thing;
+    let (size, inner) = extent(unit, of, depth)?;
+    let aggregate = unit.entry(inner)?;
+    let own = if is_aggregate(&aggregate) { label_of_type(unit, of, inner)? } else { None };
+    if is_aggregate(&aggregate) && own.is_none() && depth < DEPTH {
+        let path = if label.is_empty() { prefix.to_owned() } else { format!("{prefix}{label}.") };
+        members(unit, inner, &path, start, depth + 1, into)?;
+        if label.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut path = format!("{prefix}{label}");
+    if label.is_empty() {
+        let unnamed = (1..).map(|n| format!("{prefix}(unnamed {n})")).find(|path| !into.contains_key(path));
+        path = unnamed.unwrap_or(path);
+    }
+    let size = if bits != 0 { bits } else { size * 8 };
+    let (meaning, numbers) = (means::meaning(unit, of)?, enums::enumeration(unit, of)?);
+    into.insert(path, Member { offset: start, size, holds: own, meaning, numbers });
     Ok(())
 }
 
@@ -289,16 +267,9 @@ fn extent(unit: Unit<'_, '_>, mut at: UnitOffset, depth: usize) -> Result<(u64, 
     for _ in depth..DEPTH {
         let entry = unit.entry(at)?;
         match (entry.tag(), reference(&entry)) {
-            (
-                gimli::DW_TAG_typedef
-                | gimli::DW_TAG_const_type
-                | gimli::DW_TAG_volatile_type
-                | gimli::DW_TAG_restrict_type
-                | gimli::DW_TAG_atomic_type,
-                Some(next),
-            ) => at = next,
+            (tag, Some(next)) if tag == gimli::DW_TAG_typedef || is_qualifier(&entry) => at = next,
             (gimli::DW_TAG_array_type, Some(next)) => {
-                factor = factor.saturating_mul(elements(unit, at)?);
+                factor = dimensions(unit, at)?.into_iter().fold(factor, u64::saturating_mul);
                 at = next;
             }
             (gimli::DW_TAG_pointer_type, _) => {
@@ -311,21 +282,32 @@ fn extent(unit: Unit<'_, '_>, mut at: UnitOffset, depth: usize) -> Result<(u64, 
     Ok((0, at))
 }
 
-/// Elements of an array type; 0 for a flexible one.
-fn elements(unit: Unit<'_, '_>, of: UnitOffset) -> Result<u64> {
+/// Elements of an array type in each of its dimensions; 0 in a flexible one.
+pub(super) fn dimensions(unit: Unit<'_, '_>, of: UnitOffset) -> Result<Vec<u64>> {
     let mut tree = unit.entries_tree(Some(of))?;
     let mut children = tree.root()?.children();
-    let mut count = 1u64;
+    let mut counts = Vec::new();
     while let Some(node) = children.next()? {
         let entry = node.entry();
         if entry.tag() == gimli::DW_TAG_subrange_type {
             let given = |at| entry.attr_value(at).and_then(|value| value.udata_value());
             let bound =
                 given(gimli::DW_AT_count).or_else(|| given(gimli::DW_AT_upper_bound).map(|n| n.wrapping_add(1)));
-            count = count.saturating_mul(bound.unwrap_or(0));
+            counts.push(bound.unwrap_or(0));
         }
     }
-    Ok(count)
+    Ok(counts)
+}
+
+/// Whether a type is another one with a qualifier.
+pub(super) fn is_qualifier(entry: &Entry<'_>) -> bool {
+    matches!(
+        entry.tag(),
+        gimli::DW_TAG_const_type
+            | gimli::DW_TAG_volatile_type
+            | gimli::DW_TAG_restrict_type
+            | gimli::DW_TAG_atomic_type
+    )
 }
 
 pub(super) fn is_aggregate(entry: &Entry<'_>) -> bool {

@@ -7,7 +7,7 @@
 use anyhow::Result;
 use gimli::UnitOffset;
 
-use super::layout::{Unit, label, name, number, reference};
+use super::layout::{Unit, dimensions, is_qualifier, label, name, number, reference};
 
 /// Deepest nesting of types that is spelled out.
 const DEPTH: usize = 16;
@@ -31,13 +31,6 @@ pub(super) enum Plain {
     BySize,
 }
 
-/// Whether what was stored as the one can be read as the other. A pointer to anything is any pointer.
-pub(super) fn agree(one: &str, other: &str) -> bool {
-    const ANY: &str = "void *";
-    let pointer = |text: &str| text.ends_with('*');
-    one == other || ((one == ANY || other == ANY) && pointer(one) && pointer(other))
-}
-
 /// The type of the only member of a structure that is no larger, typedefs and qualifiers aside.
 fn only_member(unit: Unit<'_, '_>, mut at: UnitOffset) -> Result<Option<UnitOffset>> {
     for _ in 0..DEPTH {
@@ -56,11 +49,7 @@ fn only_member(unit: Unit<'_, '_>, mut at: UnitOffset) -> Result<Option<UnitOffs
                 }
                 return Ok(if let [Some(only)] = members[..] { Some(only) } else { None });
             }
-            gimli::DW_TAG_typedef
-            | gimli::DW_TAG_const_type
-            | gimli::DW_TAG_volatile_type
-            | gimli::DW_TAG_restrict_type
-            | gimli::DW_TAG_atomic_type => match reference(&entry) {
+            tag if tag == gimli::DW_TAG_typedef || is_qualifier(&entry) => match reference(&entry) {
                 Some(next) => at = next,
                 None => return Ok(None),
             },
@@ -70,30 +59,74 @@ fn only_member(unit: Unit<'_, '_>, mut at: UnitOffset) -> Result<Option<UnitOffs
     Ok(None)
 }
 
-/// A type as text; qualifiers and typedefs make no difference.
+/// A type as text; qualifiers make no difference, and typedefs only give a name to what has none.
 pub(super) fn spell(unit: Unit<'_, '_>, at: Option<UnitOffset>, plain: Plain, depth: usize) -> Result<String> {
-    let Some(at) = at else { return Ok("void".to_owned()) };
+    let (mut at, mut typedef, mut counts) = (at, None, Vec::new());
+    for _ in 0..=DEPTH {
+        let Some(target) = at else { break };
+        let entry = unit.entry(target)?;
+        match entry.tag() {
+            gimli::DW_TAG_typedef => typedef = name(unit, &entry)?.or(typedef),
+            gimli::DW_TAG_array_type => counts.extend(dimensions(unit, target)?),
+            _ if is_qualifier(&entry) => {}
+            _ => {
+                let element = alone(unit, target, typedef, plain, depth)?;
+                return Ok(if counts.is_empty() { element } else { format!("{element} {}", brackets(&counts)) });
+            }
+        }
+        at = reference(&entry);
+    }
+    Ok(if at.is_none() { "void" } else { "..." }.to_owned())
+}
+
+/// `[8][4]`; a dimension without a bound, or of nothing, is `[]`.
+fn brackets(counts: &[u64]) -> String {
+    counts.iter().map(|count| if *count == 0 { "[]".to_owned() } else { format!("[{count}]") }).collect()
+}
+
+/// A type that is no typedef, array or qualified one; `typedef` is what it goes by without a name of its own.
+fn alone(unit: Unit<'_, '_>, at: UnitOffset, typedef: Option<String>, plain: Plain, depth: usize) -> Result<String> {
     if depth > DEPTH {
         return Ok("...".to_owned());
     }
     let entry = unit.entry(at)?;
-    let inner = || spell(unit, reference(&entry), plain, depth + 1);
     let own = || Ok::<_, anyhow::Error>(name(unit, &entry)?.unwrap_or_default());
     let is_float = |name: &str| name.contains("float") || name.contains("double");
     Ok(match entry.tag() {
-        gimli::DW_TAG_pointer_type => format!("{} *", inner()?),
-        gimli::DW_TAG_array_type => format!("{} []", inner()?),
-        gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => {
-            label(unit, &entry)?.unwrap_or_else(|| "struct {}".to_owned())
-        }
+        gimli::DW_TAG_pointer_type => format!("{} *", spell(unit, reference(&entry), plain, depth + 1)?),
+        gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => match label(unit, &entry)?.or(typedef) {
+            Some(label) => label,
+            // One that is not behind a pointer is described by its members, one by one.
+            None if depth == 0 => "struct {}".to_owned(),
+            None => unnamed(unit, at, plain, depth + 1)?,
+        },
         gimli::DW_TAG_subroutine_type => prototype(unit, at, reference(&entry), plain, depth + 1)?,
         gimli::DW_TAG_base_type | gimli::DW_TAG_enumeration_type if plain == Plain::BySize && !is_float(&own()?) => {
             format!("{}-byte integer", number(&entry, gimli::DW_AT_byte_size))
         }
         gimli::DW_TAG_enumeration_type => format!("enum {}", own()?),
         gimli::DW_TAG_base_type => own()?,
-        _ => inner()?,
+        _ => match reference(&entry) {
+            Some(next) => spell(unit, Some(next), plain, depth + 1)?,
+            None => "void".to_owned(),
+        },
     })
+}
+
+/// `struct { a: 4-byte integer, b: 8-byte integer }`.
+fn unnamed(unit: Unit<'_, '_>, of: UnitOffset, plain: Plain, depth: usize) -> Result<String> {
+    let mut members = Vec::new();
+    let mut tree = unit.entries_tree(Some(of))?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        let entry = node.entry();
+        if entry.tag() == gimli::DW_TAG_member {
+            let label = name(unit, entry)?.unwrap_or_default();
+            members.push(format!("{label}: {}", spell(unit, reference(entry), plain, depth)?));
+        }
+    }
+    let keyword = if unit.entry(of)?.tag() == gimli::DW_TAG_union_type { "union" } else { "struct" };
+    Ok(format!("{keyword} {{ {} }}", members.join(", ")))
 }
 
 /// `result (parameter, parameter)` of a function or a function type.

@@ -3,7 +3,10 @@
 //! In: objects compiled with `-g`. Out: types with another layout on the two sides ([`types`]), the source
 //! lines of a place in the code ([`lines`]), and whose a static local is ([`locals`]).
 
+mod changes;
+mod enums;
 mod info;
+mod judge;
 mod layout;
 pub mod lines;
 pub mod locals;
@@ -11,3 +14,4 @@ mod means;
 mod prototypes;
 pub mod types;
 mod uses;
+mod variables;

@@ -1,28 +1,29 @@
-//! Would the patched code and the running kernel agree on where a member is?
+//! Would the patched code and the running kernel agree on where a member is, what it means, and of which type a variable is?
 //!
 //! In: both objects of a unit, compiled with debug information, and what the livepatch replaces of it. Out: a refusal
-//! for each type with another layout. All code of a unit that depends on a layout is recompiled, so it is
-//! replaced; what stays behind are objects that were made before, and tasks that still run the old code. Only a
-//! type whose objects all live on the stack of functions that are replaced together is safe, and gives a warning.
+//! for each type, variable and enumeration that objects may have as it was. All code of a unit that depends on a layout is
+//! recompiled, so it is replaced; what stays behind are objects that were made before, and tasks that still run the old code
+//! ([`super::judge`] says what that means for each).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
+use super::changes::Sides;
+use super::enums::{self, Numbers};
 use super::info::Debug;
-use super::layout::{self, Change, Layout};
+use super::judge;
+use super::layout::{self, Layouts};
 use super::prototypes;
 use super::uses::{self, Users};
+use super::variables::{self, Variables};
 use crate::elf::Object;
-use crate::error::{Reason, Refusal};
-
-/// Most members and users that a message names.
-const NAMED: usize = 6;
+use crate::error::Refusal;
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// A refusal for each type that running code and objects may have in its old layout.
+    /// A refusal for each type that running code and objects may have in its old layout, and each variable of another type.
     pub refusals: Vec<Refusal>,
     /// Types that changed and can do no harm, or that were allowed.
     pub warnings: Vec<String>,
@@ -33,7 +34,7 @@ pub struct Findings {
 pub struct Replaced<'a> {
     /// Functions of the original that it replaces, or that are gone.
     pub functions: &'a BTreeSet<String>,
-    /// Types that may change: `struct foo`, or only `foo`.
+    /// Types, variables and enumerations that may change: `struct foo`, or only `foo`.
     pub allowed: &'a [String],
     /// Whether a function is exported, and so has callers that nobody can list.
     pub exported: &'a dyn Fn(&str) -> bool,
@@ -64,9 +65,16 @@ pub fn check(original: &Object, patched: &Object, replaced: Replaced<'_>) -> Res
 }
 
 fn compare(old: &Types, new: &Types, replaced: Replaced<'_>, findings: &mut Findings) {
-    for change in layout::changes(&old.layouts, &new.layouts) {
-        judge(&change, &old.layouts, &old.users, replaced, findings);
+    let sides = Sides { old: &old.layouts, new: &new.layouts };
+    for change in sides.changes() {
+        judge::layout(&change, old, replaced, findings);
     }
+    for (name, what) in variables::changed(&old.variables, &new.variables, sides) {
+        judge::variable(name, &what, replaced, findings);
+    }
+    judge::numbers(&enums::renumbered(&old.numbers, &new.numbers), old, replaced, findings);
+    judge::renamed_members(sides, old, replaced, findings);
+    judge::types_that_went(sides, old, new, replaced, findings);
     for (name, before) in old.prototypes.iter().filter(|(name, _)| (replaced.exported)(name)) {
         if let Some(after) = new.prototypes.get(name).filter(|after| *after != before) {
             findings.warnings.push(format!(
@@ -77,10 +85,12 @@ fn compare(old: &Types, new: &Types, replaced: Replaced<'_>, findings: &mut Find
 }
 
 /// What debug information says of one source file.
-struct Types {
-    layouts: BTreeMap<String, Layout>,
-    users: BTreeMap<String, Users>,
-    prototypes: BTreeMap<String, String>,
+pub(super) struct Types {
+    pub layouts: Layouts,
+    pub variables: Variables,
+    pub numbers: Numbers,
+    pub users: BTreeMap<String, Users>,
+    pub prototypes: BTreeMap<String, String>,
 }
 
 /// One side, by the name of the source file without its folder, and which of several of that name it is: the two sides are
@@ -97,74 +107,12 @@ fn side(debug: &Debug) -> Result<BTreeMap<(String, usize), Types>> {
         let before = files.keys().filter(|(other, _)| *other == name).count();
         let types = Types {
             layouts: layout::layouts(unit)?,
+            variables: variables::variables(unit, debug)?,
+            numbers: enums::numbers(unit)?,
             users: uses::uses(unit)?,
             prototypes: prototypes::prototypes(unit)?,
         };
         files.insert((name, before), types);
     }
     Ok(files)
-}
-
-fn judge(
-    change: &Change,
-    layouts: &BTreeMap<String, Layout>,
-    users: &BTreeMap<String, Users>,
-    replaced: Replaced<'_>,
-    findings: &mut Findings,
-) {
-    let mut what = change.what.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if change.what.len() > NAMED {
-        what.push_str(&format!("; and {} more", change.what.len() - NAMED));
-    }
-    let bare = change.name.rsplit(' ').next().unwrap_or(&change.name);
-    if replaced.allowed.iter().any(|name| *name == change.name || name == bare) {
-        findings.warnings.push(format!("`{}` has another layout, as was allowed: {what}", change.name));
-        return;
-    }
-    // Whoever uses a type that holds this one uses this one.
-    let mut all = users.get(&change.name).cloned().unwrap_or_default();
-    for holder in layout::holders(&change.name, layouts) {
-        let more = users.get(&holder).cloned().unwrap_or_default();
-        all.functions.extend(more.functions);
-        all.variables.extend(more.variables);
-        all.types.extend(more.types);
-    }
-    // No user at all is no comfort: a cast of a `void *` leaves no variable of the type behind.
-    let private = change.file.ends_with(".c");
-    let outside: BTreeSet<&String> = all.functions.difference(replaced.functions).collect();
-    let on_stack_only = !all.on_stack.is_empty() && all.variables.is_empty() && all.types.is_empty();
-    if private && on_stack_only && outside.is_empty() {
-        findings.warnings.push(format!(
-            "`{}` has another layout ({what}); all objects of it that can be seen are on the stack of functions that \
-             the livepatch replaces: make sure that none is handed to another task",
-            change.name
-        ));
-        return;
-    }
-    let mut who = Vec::new();
-    let mut list = |what: &str, names: Vec<&String>| {
-        if !names.is_empty() {
-            let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
-            let names: Vec<_> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
-            who.push(format!("{what} {}{more}", names.join(", ")));
-        }
-    };
-    list("functions that stay", outside.into_iter().collect());
-    list("variables", all.variables.iter().collect());
-    list("types", all.types.iter().chain(&change.holders).collect::<BTreeSet<_>>().into_iter().collect());
-    if who.is_empty() {
-        who.push("objects that were made before the livepatch was enabled".to_owned());
-    }
-    findings.refusals.push(
-        Refusal::new(
-            Reason::LayoutChanged,
-            format!("the layout of `{}` changes, and the old one is used by {}: {what}", change.name, who.join("; ")),
-            format!(
-                "keep the type and put new data into a shadow variable (klp_shadow_alloc); if no object of it is shared \
-                 or outlives the change, --allow-layout-change '{}'",
-                change.name
-            ),
-        )
-        .symbol(change.name.clone()),
-    );
 }

@@ -10,6 +10,7 @@ use anyhow::Result;
 use gimli::UnitOffset;
 
 use super::layout::{Entry, Unit, is_aggregate, label, name, reference};
+use super::variables::address_of;
 
 /// Deepest chain of pointers, arrays and typedefs that is followed.
 const DEPTH: usize = 64;
@@ -21,6 +22,8 @@ pub(super) struct Users {
     pub functions: BTreeSet<String>,
     /// Those of them that have an object of it on their stack.
     pub on_stack: BTreeSet<String>,
+    /// Functions, with code or inlined, that have its address from somewhere: in a variable of theirs, or as their result.
+    pub pointed_to: BTreeSet<String>,
     /// Variables that outlive a call.
     pub variables: BTreeSet<String>,
     /// Types that have a member of it, or a pointer to it.
@@ -35,7 +38,7 @@ pub(super) fn uses(unit: Unit<'_, '_>) -> Result<BTreeMap<String, Users>> {
     while let Some(node) = children.next()? {
         let entry = node.entry().clone();
         match entry.tag() {
-            gimli::DW_TAG_subprogram if has_code(&entry) => function(unit, &entry, &mut all)?,
+            gimli::DW_TAG_subprogram => function(unit, &entry, &mut all)?,
             gimli::DW_TAG_variable if entry.attr(gimli::DW_AT_declaration).is_none() => {
                 if let (Some(used), Some(name)) = (used(unit, &entry)?, own_name(unit, &entry)?) {
                     all.entry(used.name).or_default().variables.insert(name);
@@ -66,15 +69,29 @@ fn has_code(entry: &Entry<'_>) -> bool {
 
 fn function<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>, all: &mut BTreeMap<String, Users>) -> Result<()> {
     let Some(function) = own_name(unit, entry)? else { return Ok(()) };
+    let has_code = has_code(entry);
+    if let Some(used) = used(unit, entry)?.filter(|used| !used.by_value) {
+        all.entry(used.name).or_default().pointed_to.insert(function.clone());
+    }
     let mut tree = unit.entries_tree(Some(entry.offset()))?;
     let mut open = vec![];
     collect(tree.root()?, &mut open)?;
     for entry in &open {
         let Some(used) = used(unit, entry)? else { continue };
         let users = all.entry(used.name).or_default();
-        users.functions.insert(function.clone());
-        if used.by_value && entry.tag() == gimli::DW_TAG_variable {
-            users.on_stack.insert(function.clone());
+        let is_variable = entry.tag() == gimli::DW_TAG_variable;
+        if is_variable && !used.by_value {
+            users.pointed_to.insert(function.clone());
+        }
+        let is_static = is_variable && address_of(unit, entry)?.is_some();
+        if used.by_value && is_static {
+            users.variables.extend(own_name(unit, entry)?);
+        }
+        if has_code {
+            users.functions.insert(function.clone());
+            if is_variable && used.by_value && !is_static {
+                users.on_stack.insert(function.clone());
+            }
         }
     }
     Ok(())
@@ -153,7 +170,7 @@ pub(super) fn own_name<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Opti
 }
 
 /// What an inlined or out-of-line copy was made of.
-fn origin<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<Entry<'d>>> {
+pub(super) fn origin<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>) -> Result<Option<Entry<'d>>> {
     for at in [gimli::DW_AT_abstract_origin, gimli::DW_AT_specification] {
         if let Some(gimli::AttributeValue::UnitRef(offset)) = entry.attr_value(at) {
             return Ok(Some(unit.entry(offset)?));

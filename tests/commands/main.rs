@@ -4,6 +4,7 @@
 mod small_kernel;
 
 mod check;
+mod layouts;
 mod runs;
 
 use snapbox::cmd::{Command, cargo_bin};
