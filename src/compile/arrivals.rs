@@ -64,6 +64,8 @@ pub(super) struct Arrived {
     has_comma: bool,
     /// May stand for nothing.
     pub(super) may_be_empty: bool,
+    /// May stand for more than one word.
+    is_long: bool,
 }
 
 /// One definition, with its parameters and pastes numbered among all.
@@ -97,6 +99,8 @@ struct Given {
     top: Vec<Flow>,
     /// Nothing if these are; `None` when it is never nothing.
     vanishes_with: Option<Vec<u32>>,
+    /// More than one word.
+    is_long: bool,
 }
 
 /// A call, in a replacement or a file.
@@ -234,7 +238,8 @@ impl Arrivals {
         }
         let items = unique(self.flows(&arg.items, param, paste));
         let edges = unique(self.flows(&arg.edges, param, paste));
-        Given { edges, items, top, vanishes_with: vanishes_with.map(|()| with) }
+        let is_long = arg.has_more || arg.items.len() > 1;
+        Given { edges, items, top, is_long, vanishes_with: vanishes_with.map(|()| with) }
     }
 
     fn flows<W: AsRef<[u8]>>(&mut self, items: &[Item<W>], param: usize, paste: usize) -> Vec<Flow> {
@@ -325,6 +330,12 @@ impl Arrivals {
         self.named.get(&paste).into_iter().flatten().copied()
     }
 
+    /// Whether a paste may be more than one word.
+    fn is_long(&self, paste: u32) -> bool {
+        let is_long = |flow: &Flow| matches!(flow, Flow::Param(param) if self.params[*param as usize].is_long);
+        self.named.contains_key(&paste) || self.pastes[paste as usize].iter().any(is_long)
+    }
+
     /// A macro that is one paste, or one call of such a macro.
     fn find_pasters(&mut self) {
         loop {
@@ -377,6 +388,7 @@ impl Arrivals {
         let given = |given: &Given| Given {
             edges: all(&given.edges),
             items: all(&given.items),
+            is_long: given.is_long,
             top: all(&given.top),
             vanishes_with: given
                 .vanishes_with
@@ -467,11 +479,13 @@ impl Arrivals {
         let mixed = self.callings[calling].mixed;
         let Callee { matters, variadic, first_param, .. } = &self.callees[callee];
         let (matters, variadic, first_param) = (matters.clone(), *variadic, *first_param);
-        let mut set = |all: &mut Arrivals, param: usize, has_comma: bool, may_be_empty: bool| {
+        let mut set = |all: &mut Arrivals, param: usize, has_comma: bool, may_be_empty: bool, is_long: bool| {
             let arrived = &mut all.params[param];
             is_new |= (has_comma && !arrived.has_comma) || (may_be_empty && !arrived.may_be_empty);
+            is_new |= is_long && !arrived.is_long;
             arrived.has_comma |= has_comma;
             arrived.may_be_empty |= may_be_empty;
+            arrived.is_long |= is_long;
         };
         for (place, arg) in args.iter().enumerate() {
             let start = variadic.map_or(place, |variadic| place.min(variadic));
@@ -480,10 +494,17 @@ impl Arrivals {
             // What was put in for a parameter has been split when it arrives.
             let others: Vec<Flow> = arg.top.iter().filter(|flow| !matches!(flow, Flow::Param(_))).copied().collect();
             let has_comma = self.may_be_several(&others, &arg.items);
+            let may_be_long = |flow: &Flow| match flow {
+                Flow::Param(param) => self.params[*param as usize].is_long,
+                Flow::Word(name) => self.by_name.contains_key(name),
+                Flow::Paste(paste) => self.is_long(*paste),
+                Flow::Call(_) | Flow::Became(_) => true,
+            };
+            let is_long = arg.is_long || arg.top.iter().any(may_be_long);
             let is_empty = |param: &u32| self.params[*param as usize].may_be_empty;
             let vanishes = arg.vanishes_with.as_ref().is_some_and(|params| params.iter().all(is_empty));
             for param in (start..end).filter(|param| matters[*param]).map(|param| first_param + param) {
-                set(self, param, has_comma, vanishes || mixed || place >= uncertain);
+                set(self, param, has_comma, vanishes || mixed || place >= uncertain, is_long);
                 for flow in &arg.edges {
                     match flow {
                         Flow::Param(from) => {
@@ -496,7 +517,7 @@ impl Arrivals {
         }
         // What is not handed over is nothing.
         for place in args.len()..matters.len() {
-            set(self, first_param + place, false, true);
+            set(self, first_param + place, false, true, false);
         }
         is_new
     }
@@ -521,7 +542,10 @@ impl Arrivals {
             arrived.full.push(flow);
             match flow {
                 Flow::Word(name) => open.extend(self.edges_of(name, false)),
-                Flow::Paste(paste) => open.extend(self.names(paste).map(Flow::Word)),
+                Flow::Paste(paste) => {
+                    open.extend(self.names(paste).map(Flow::Word));
+                    open.extend(self.ends_of(paste));
+                }
                 // What it is handed stands beside it.
                 Flow::Became(name) => {
                     open.extend(self.edges_of(name, true).into_iter().filter(|flow| !matches!(flow, Flow::Param(_))));
@@ -626,16 +650,30 @@ impl Arrivals {
                 new.insert(paste);
             }
         }
-        // Wherever such a paste has arrived, what it names has.
+        // Wherever such a paste has arrived, what it names has, and the ends of what is more than one word.
+        let mut is_new = !new.is_empty();
         for param in 0..self.params.len() {
-            let arrived = self.params[param].full.iter().filter_map(|flow| match flow {
-                Flow::Paste(paste) if new.contains(paste) => self.named.get(paste),
+            let pastes = self.params[param].full.iter().filter_map(|flow| match flow {
+                Flow::Paste(paste) => Some(*paste),
                 _ => None,
             });
-            let names: Vec<u32> = arrived.flatten().copied().collect();
-            self.fill(param, names.into_iter().map(Flow::Word).collect());
+            let pastes: Vec<u32> = pastes.collect();
+            let named = pastes.iter().filter(|paste| new.contains(paste)).flat_map(|paste| self.names(*paste));
+            let named: Vec<Flow> = named.map(Flow::Word).collect();
+            let edges = self.edges.len();
+            let ends = pastes.iter().flat_map(|paste| self.ends_of(*paste)).collect();
+            self.fill(param, named);
+            self.fill(param, ends);
+            is_new |= self.edges.len() > edges;
         }
-        !new.is_empty()
+        is_new
+    }
+
+    /// What stands first or last in a paste of more than one word.
+    fn ends_of(&self, paste: u32) -> Vec<Flow> {
+        let pieces = &self.pastes[paste as usize];
+        let is_long = |flow: &&Flow| matches!(flow, Flow::Param(param) if self.params[*param as usize].is_long);
+        pieces.first().into_iter().chain(pieces.last()).filter(is_long).copied().collect()
     }
 }
 

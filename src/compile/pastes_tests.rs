@@ -128,3 +128,78 @@ fn conditions() {
     assert_eq!(makes(PASTE, "#ifndef X\nPASTE\n#else\nf\n#endif\n(my_, lock)", "my_lock"), Some(true));
     assert_eq!(makes(PASTE, "PASTE\n#ifdef X\n(a, b)\n#else\n(my_, lock)\n#endif", "my_lock"), Some(true));
 }
+
+/// A few bits at a time, always the same ones.
+struct Dice(u64);
+
+impl Dice {
+    fn of(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn one<'t>(&mut self, of: &[&'t str]) -> &'t str {
+        of[self.of(of.len() as u64) as usize]
+    }
+
+    /// Words, parameters, pastes and calls, `depth` deep.
+    fn text(&mut self, params: &[&str], depth: u64) -> String {
+        let word = |dice: &mut Dice| match dice.of(3) {
+            0 if !params.is_empty() => dice.one(params).to_owned(),
+            _ => dice.one(&["a_", "_b", "c", "M1", "M3", "M", "2", "M4", "NONE", "TWO", ""]).to_owned(),
+        };
+        let mut out = String::new();
+        for _ in 0..=self.of(2) {
+            out += &match self.of(8) {
+                0 | 1 if !params.is_empty() => format!(" {}##{} ", self.one(params), word(self)),
+                2 if !params.is_empty() => format!(" {}##{} ", self.one(&["a_", "_b", "M"]), self.one(params)),
+                3 | 4 if depth > 0 => {
+                    let (head, first) = (word(self), self.text(params, depth - 1));
+                    format!(" {head}({first}, {}) ", self.text(params, depth - 1))
+                }
+                5 if depth > 0 => format!(" M{}({}) ", self.of(6), self.text(params, depth - 1)),
+                6 => format!(" ({})", word(self)),
+                _ => format!(" {} ", word(self)),
+            };
+        }
+        out
+    }
+}
+
+/// Whatever the preprocessor makes of macros that nobody would write is found.
+#[test]
+fn random_macros() {
+    let mut dice = Dice(7);
+    let (mut made_any, mut not_told) = (0, 0);
+    for _ in 0..1000 {
+        let mut macros = "#define NONE\n#define TWO a_, _b\n".to_owned();
+        for number in 0..6 {
+            let (list, params): (&str, &[&str]) = match dice.of(4) {
+                0 => ("(x)", &["x"]),
+                1 => ("(x, y)", &["x", "y"]),
+                2 => ("(x, y...)", &["x", "y"]),
+                _ => ("", &[]),
+            };
+            macros += &format!("#define M{number}{list} {}\n", dice.text(params, 2));
+        }
+        let text = format!("{};\n{};\n{};\n", dice.text(&[], 3), dice.text(&[], 3), dice.text(&[], 3));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.c");
+        std::fs::write(&path, format!("{macros}{text}")).unwrap();
+        let out = std::process::Command::new("gcc").args(["-E", "-P", "-w"]).arg(&path).output().unwrap();
+        // What is not C is nothing that compiles.
+        if !out.status.success() {
+            continue;
+        }
+        let both = format!("{macros}{text}");
+        let there: BTreeSet<&[u8]> = super::super::items::words(both.as_bytes()).collect();
+        for word in super::super::items::words(&out.stdout).filter(|word| !there.contains(word)) {
+            let found = makes(&macros, &text, std::str::from_utf8(word).unwrap());
+            let shown = String::from_utf8_lossy(&out.stdout);
+            assert_ne!(found, Some(false), "{both}\n{}: {shown}", String::from_utf8_lossy(word));
+            made_any += u32::from(found.is_some());
+            not_told += u32::from(found.is_none());
+        }
+    }
+    assert!(made_any > 100 && not_told < made_any, "{made_any} {not_told}");
+}
