@@ -212,6 +212,37 @@ impl<'o> Side<'o> {
         all[first..=last].to_vec()
     }
 
+    /// Start and end of what must be compared to know an atom's contents. A table without a name that is also pointed
+    /// into its middle was cut there, and how far it reaches nothing says: so the whole run counts. Code and replacement
+    /// code without names is as long as whoever refers to it says.
+    pub fn extent(&self, id: AtomId) -> (u64, u64) {
+        let (first, last) = self.whole_run(id);
+        (self.atom(first).start, self.atom(last).end)
+    }
+
+    /// The first and the last atom of that extent.
+    pub fn whole_run(&self, id: AtomId) -> (AtomId, AtomId) {
+        let atom = self.atom(id);
+        let is_code = self.object.section(atom.section).sh_flags & shf::EXECINSTR != 0;
+        if atom.kind != Kind::Anonymous || is_code || self.rule(id).is_some() {
+            return (id, id);
+        }
+        let run = self.anonymous_run(id);
+        (run.first().copied().unwrap_or(id), run.last().copied().unwrap_or(id))
+    }
+
+    /// Bytes of a part of a section; empty where the section has none in the file.
+    pub fn bytes_between(&self, section: SectionId, (start, end): (u64, u64)) -> &'o [u8] {
+        self.object.section(section).data.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// References in a part of a section, by offset.
+    pub fn refs_between(&self, section: SectionId, (start, end): (u64, u64)) -> &[Ref] {
+        let refs = &self.refs[section.index()];
+        let at = |place: u64| refs.partition_point(|r| r.reloc.r_offset < place);
+        &refs[at(start)..at(end)]
+    }
+
     /// The atom that covers this place, or the last one that ends there.
     pub fn find(&self, section: SectionId, offset: i64) -> Option<AtomId> {
         let ids = &self.of_section[section.index()];
