@@ -258,6 +258,11 @@ impl<'o> Side<'o> {
         self.treatment(id).is_init
     }
 
+    /// Whether the running kernel has no such code or data any more, or never had it.
+    pub fn is_gone(&self, id: AtomId) -> bool {
+        self.is_init(id) || names::is_exit_section(self.section_name(id))
+    }
+
     /// Whether the datum is compared by content and carried as a copy.
     pub fn is_private(&self, id: AtomId) -> bool {
         let atom = self.atom(id);

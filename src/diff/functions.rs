@@ -13,6 +13,7 @@ use super::compare::{Compare, Difference};
 use super::names;
 use super::registered;
 use super::tables::Tables;
+use super::twins::Twins;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
@@ -124,6 +125,25 @@ pub fn drop_unloading(new: &Side<'_>, functions: &mut Vec<FunctionVerdict>, opti
     }
     functions.retain(|f| f.verdict != Verdict::New || !unloading(f));
     notes
+}
+
+/// What to know of functions that stay now, and whose originals are gone after boot: whoever is not compiled again calls
+/// those still.
+pub fn revived(new: &Side<'_>, twins: &Twins) -> Vec<String> {
+    let mut names: Vec<&str> = twins
+        .revived
+        .keys()
+        .filter(|id| new.is_function(**id) && new.is_global(**id))
+        .map(|id| new.name(*id))
+        .collect();
+    names.sort_unstable();
+    let note = |name: &str| {
+        format!(
+            "`{name}` is gone in the running kernel and travels as a new function: callers that the patch does not change \
+             still call the old one"
+        )
+    };
+    names.into_iter().map(note).collect()
 }
 
 /// Refuses changed functions that cannot be redirected, or lets their callers change instead.
