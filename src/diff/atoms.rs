@@ -122,6 +122,8 @@ pub struct Side<'o> {
     pub(super) treatments: Vec<Treatment>,
     /// Functions that `__patchable_function_entries` lists.
     pub patchable: HashSet<AtomId>,
+    /// Writable data that an instruction reads or writes itself.
+    pub(super) touched: HashSet<AtomId>,
     /// What could not be cut or read.
     pub problems: Vec<Refusal>,
 }
@@ -263,6 +265,11 @@ impl<'o> Side<'o> {
         self.is_init(id) || names::is_exit_section(self.section_name(id))
     }
 
+    fn has_state(&self, id: AtomId) -> bool {
+        let atom = self.atom(id);
+        names::has_state(self.name(id), self.section_name(id), atom.end - atom.start, self.touched.contains(&id))
+    }
+
     /// Whether the datum is compared by content and carried as a copy.
     pub fn is_private(&self, id: AtomId) -> bool {
         let atom = self.atom(id);
@@ -273,6 +280,7 @@ impl<'o> Side<'o> {
                 self.rule(id) != Some(Rule::Registration)
                     && !self.is_global(id)
                     && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
+                    && !(self.is_writable(id) && self.has_state(id))
             }
             Kind::Text | Kind::Constant | Kind::Anonymous | Kind::Entry => true,
         }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 
+use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::twins::Twins;
@@ -138,7 +139,10 @@ impl<'a, 'o> Compare<'a, 'o> {
     /// What differs between two references, if anything. The atoms they stand in matter for
     /// references of a table entry back into its own function.
     fn reference_difference(&self, old: AtomId, ra: &Ref, new: AtomId, rb: &Ref) -> Option<String> {
-        if ra.reloc.r_type != rb.reloc.r_type {
+        // Where the assembler left no relocation, the decoder says which it would have been: a branch is a branch.
+        let is_call = |side: &Side<'_>, r: &Ref| r.usage == Use::Branch && side.arch.is_pc_relative(r.reloc.r_type);
+        let both_calls = is_call(self.original, ra) && is_call(self.patched, rb);
+        if ra.reloc.r_type != rb.reloc.r_type && !both_calls {
             return Some("the kind of a reference changed".to_owned());
         }
         match (ra.target, rb.target) {

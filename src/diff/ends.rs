@@ -31,6 +31,7 @@ pub fn settle(old: &Side<'_>, new: &mut Side<'_>, twins: &Twins, (old_tables, ne
     if borders.is_empty() || new.object.e_machine != 62 {
         return ends;
     }
+    let is_new = |id: AtomId| !twins.backward.contains_key(&id);
     let mut changes: Vec<(SectionId, usize, Target)> = Vec::new();
     for user in new.ids().filter(|id| is_user(new, *id) && !new_tables.parent.contains_key(id)) {
         let parts = new_tables.all_parts(user);
@@ -57,26 +58,27 @@ pub fn settle(old: &Side<'_>, new: &mut Side<'_>, twins: &Twins, (old_tables, ne
                     Some((old.atom(*to).section, old.atom(*to).start as i64 + offset))
                 };
                 let seen = |place: Option<(SectionId, i64)>| {
-                    place.is_some_and(|place| {
-                        before.iter().any(|b| b.usage == r.usage && place_of(old, b) == Some(place))
-                    })
+                    let there = |b: &&&Ref| place.is_some() && b.usage == r.usage && place_of(old, b) == place;
+                    before.iter().filter(there).count()
                 };
-                let is_compared_itself =
-                    mine.iter().any(|m| m.usage == Use::Compared && m.target == Target::Atom(array, offset));
+                let end = led(array, size + offset);
+                let (at_start, at_end) = (seen(led(next, offset)), seen(end));
+                let now = mine.iter().filter(|m| m.usage == r.usage && m.target == r.target).count();
+                let is_known = twins.backward.contains_key(&user) && twins.backward.contains_key(&array);
                 let key = (section, r.reloc.r_offset);
-                match (seen(led(next, offset)), seen(led(array, size + offset)), r.usage) {
-                    (true, false, _) => {}
-                    (false, true, Use::Compared) => {
-                        changes.push((section, first + i, Target::Atom(array, size + offset)));
-                        ends.settled.insert(key);
-                    }
-                    (false, false, Use::Compared) if !is_compared_itself => {
-                        changes.push((section, first + i, Target::Atom(array, size + offset)));
-                        ends.settled.insert(key);
-                    }
-                    _ => {
-                        ends.in_doubt.insert(key, (array, next));
-                    }
+                if at_start > 0 && at_end == 0 {
+                    // As before.
+                } else if at_start == 0
+                    && at_end > 0
+                    && now <= at_end
+                    && (r.usage == Use::Compared || !starts(old, end))
+                {
+                    changes.push((section, first + i, Target::Atom(array, size + offset)));
+                    ends.settled.insert(key);
+                } else if at_start == 0 && at_end == 0 && r.usage == Use::Address && is_known && is_new(next) {
+                    // The user had nothing to do with the end, and what starts there has come with the patch.
+                } else {
+                    ends.in_doubt.insert(key, (array, next));
                 }
             }
         }
@@ -125,6 +127,13 @@ fn may_be_end(side: &Side<'_>, r: &Ref, offset: i64, array: AtomId, mine: &[&Ref
         _ => false,
     };
     through_section && by_address && mine.iter().any(starts)
+}
+
+/// Whether something starts at a place of the original.
+fn starts(side: &Side<'_>, place: Option<(SectionId, i64)>) -> bool {
+    place.is_some_and(|(section, at)| {
+        side.of_section[section.index()].iter().any(|id| side.atom(*id).start as i64 == at)
+    })
 }
 
 fn place_of(side: &Side<'_>, r: &Ref) -> Option<(SectionId, i64)> {

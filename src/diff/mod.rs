@@ -16,12 +16,13 @@ mod ends;
 mod entries;
 mod files;
 mod functions;
-pub mod given_away;
+mod given_away;
 pub mod moved_calls;
 pub mod names;
 mod readers;
 mod refs;
 mod registered;
+mod renamed;
 pub mod special;
 mod strays;
 pub mod tables;
@@ -120,6 +121,13 @@ pub fn diff_with_owners<'o>(
     twins.ambiguous.extend(constants.in_doubt);
     twins.end_trials(&new, &new_tables, &functions);
     Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, notes, refusals })
+}
+
+/// What a person has to think about in what travels: nothing in the code tells whether it is right.
+pub fn warnings(diff: &Diff<'_>, closure: &closure::Closure) -> Vec<String> {
+    let mut all = given_away::warnings(diff, closure);
+    all.extend(renamed::warnings(diff, closure));
+    all
 }
 
 /// What could not be read matters as soon as anything changed: a function's entry may be in it.
