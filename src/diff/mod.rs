@@ -51,13 +51,16 @@ pub struct Options {
     pub built_in: bool,
 }
 
-/// The function that declares each static local, and what its bytes mean, by the local's symbol, on both sides.
+/// The function that declares a static local, and what the local's bytes mean.
+pub type Owner = (String, String);
+
+/// The owner of each static local, by the local's symbol, on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Owners<'a> {
     /// Of the original.
-    pub original: &'a BTreeMap<String, (String, String)>,
+    pub original: &'a BTreeMap<String, Owner>,
     /// Of the patched side.
-    pub patched: &'a BTreeMap<String, (String, String)>,
+    pub patched: &'a BTreeMap<String, Owner>,
 }
 
 /// Compares two objects.

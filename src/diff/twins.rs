@@ -28,7 +28,7 @@ use super::ends::Ends;
 use super::files::{FileKey, Files};
 use super::users::{Users, users, users_of};
 use super::verdict::{FunctionVerdict, Verdict};
-use super::{Owners, names, tables};
+use super::{Owner, Owners, names, tables};
 use crate::elf::id::{HashMap, HashSet};
 
 /// The map between two sides.
@@ -290,7 +290,7 @@ fn by_owner(
     (old, new): (&[AtomId], &[AtomId]),
     owners: Owners<'_>,
 ) -> Option<Vec<(Vec<AtomId>, Vec<AtomId>)>> {
-    let mut groups: BTreeMap<&(String, String), (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
+    let mut groups: BTreeMap<&Owner, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
     for id in old {
         groups.entry(owners.original.get(original.name(*id))?).or_default().0.push(*id);
     }
