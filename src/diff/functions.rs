@@ -16,17 +16,14 @@ use super::tables::Tables;
 use super::twins::Twins;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::HashMap;
-use crate::elf::object::shf;
 use crate::error::{Reason, Refusal};
 
 /// The verdict on every function of both sides.
 pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tables) -> Vec<FunctionVerdict> {
     let (old, new) = (compare.original, compare.patched);
     let mut out = Vec::new();
-    // What is still for boot alone did its work then, wherever it lies now.
-    let boot_only = boot_only(compare, new_tables);
     for id in functions(new).filter(|id| !new_tables.parent.contains_key(id)) {
-        let Some(twin) = compare.twins.backward.get(&id).or_else(|| boot_only.get(&id)).copied() else {
+        let Some(twin) = compare.twins.backward.get(&id).copied() else {
             out.push(FunctionVerdict {
                 name: new.name(id).to_owned(),
                 verdict: Verdict::New,
@@ -46,7 +43,7 @@ pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tab
         });
     }
     for id in functions(old).filter(|id| !old_tables.parent.contains_key(id)) {
-        if !compare.twins.forward.contains_key(&id) && !boot_only.values().any(|old| *old == id) {
+        if !compare.twins.forward.contains_key(&id) {
             out.push(FunctionVerdict {
                 name: old.name(id).to_owned(),
                 verdict: Verdict::Removed,
@@ -57,32 +54,6 @@ pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tab
         }
     }
     out
-}
-
-/// Functions that stay in memory now and whose originals are gone, when nothing leads to them but what is gone as well.
-fn boot_only(compare: &Compare<'_, '_>, tables: &Tables) -> HashMap<AtomId, AtomId> {
-    let side = compare.patched;
-    let mut found: HashMap<AtomId, AtomId> =
-        compare.twins.revived.iter().filter(|(id, _)| !side.is_global(**id)).map(|(new, old)| (*new, *old)).collect();
-    if found.is_empty() {
-        return found;
-    }
-    let stays = |id: &AtomId| {
-        let kept = side.object.section(side.atom(*id).section).sh_flags & shf::ALLOC != 0;
-        kept && side.atom(*id).kind != Kind::Entry
-            && !side.is_gone(*id)
-            && !side.section_name(*id).starts_with(".discard.")
-    };
-    for id in side.ids().filter(stays) {
-        for r in side.refs_of(id) {
-            if let Target::Atom(target, _) = r.target
-                && tables.whole(target) != tables.whole(id)
-            {
-                found.remove(&tables.whole(target));
-            }
-        }
-    }
-    found
 }
 
 fn functions<'s>(side: &'s Side<'_>) -> impl Iterator<Item = AtomId> + 's {
@@ -211,6 +182,7 @@ pub fn spread_unhookable(
             continue;
         }
         let original = function.original.expect("a changed function has an original");
+        // It stays from now on, and still nothing but what ran at boot leads to it.
         if old.is_gone(original) {
             refusals.push(gone_code(&function, old.section_name(original), false));
             continue;

@@ -93,6 +93,7 @@ pub fn diff_with_owners<'o>(
     let mut twins = twins::correlate(&old, &new, owners);
     let (old_tables, new_tables) = rayon::join(|| Tables::new(&old), || Tables::new(&new));
     let mut refusals: Vec<Refusal> = Vec::new();
+    twins.part_from_boot(&old, &new, &new_tables);
     twins.ends = ends::settle(&old, &mut new, &twins, (&old_tables, &new_tables));
 
     let compare = Compare::new(&old, &new, &twins);

@@ -30,6 +30,7 @@ use super::users::{Users, users, users_of};
 use super::verdict::{FunctionVerdict, Verdict};
 use super::{Owner, Owners, names, tables};
 use crate::elf::id::{HashMap, HashSet};
+use crate::elf::object::shf;
 
 /// The map between two sides.
 #[derive(Debug, Default)]
@@ -59,7 +60,8 @@ impl Twins {
 
     /// What was gone after boot and now stays is another thing: nobody may be led to the original. What ran at boot was
     /// led to it in time. A variable would lose what boot wrote into it, and is left to be refused.
-    fn part_from_boot(&mut self, original: &Side<'_>, patched: &Side<'_>) {
+    /// A function that nothing else leads to has run, wherever it lies now.
+    pub fn part_from_boot(&mut self, original: &Side<'_>, patched: &Side<'_>, tables: &tables::Tables) {
         let stays = |old: AtomId, new: AtomId| {
             original.is_gone(old)
                 && !patched.is_gone(new)
@@ -69,6 +71,27 @@ impl Twins {
                     || !(original.is_writable(old) || patched.is_writable(new)))
         };
         self.revived = self.backward.iter().filter(|(new, old)| stays(**old, **new)).map(|(n, o)| (*n, *o)).collect();
+        if self.revived.is_empty() {
+            return;
+        }
+        let is_loaded = |id: AtomId| patched.object.section(patched.atom(id).section).sh_flags & shf::ALLOC != 0;
+        let leads = |id: &AtomId| {
+            let is_entry = patched.atom(*id).kind == Kind::Entry;
+            is_loaded(*id) && !is_entry && !patched.is_gone(*id) && !patched.section_name(*id).starts_with(".discard.")
+        };
+        let mut wanted: HashSet<AtomId> = HashSet::default();
+        for id in patched.ids().filter(leads) {
+            let whole = tables.whole(id);
+            let targets = patched.refs_of(id).iter().filter_map(|r| match r.target {
+                Target::Atom(target, _) => Some(tables.whole(target)),
+                _ => None,
+            });
+            wanted.extend(targets.filter(|target| *target != whole));
+        }
+        self.revived.retain(|new, _| {
+            let whole = tables.whole(*new);
+            patched.atom(*new).kind == Kind::Data || patched.is_global(whole) || wanted.contains(&whole)
+        });
         for (new, old) in &self.revived {
             self.backward.remove(new);
             self.forward.remove(old);
@@ -142,7 +165,6 @@ pub fn correlate<'o>(original: &'o Side<'_>, patched: &'o Side<'_>, owners: Opti
         let owners = owners.filter(|_| kind == Kind::Data);
         pair_numbered((original, patched), &mut twins, kind, &files, (&old_users, &new_users), owners);
     }
-    twins.part_from_boot(original, patched);
     twins
 }
 
