@@ -186,9 +186,9 @@ pub(super) fn resolve(
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
-        report.warnings.extend(
-            diff::given_away::warnings(diff, &closure).iter().map(|warning| format!("{}: {warning}", unit.object)),
-        );
+        report
+            .warnings
+            .extend(diff::warnings(diff, &closure).iter().map(|warning| format!("{}: {warning}", unit.object)));
         if !resolved.account.adds_up() {
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }

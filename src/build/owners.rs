@@ -1,8 +1,8 @@
-//! Whose is that `count.3`? Asked of debug information where the objects alone leave a carried static local in doubt.
+//! Whose is that `count.3`? Asked of debug information where a static local with state is carried.
 //!
-//! In: the objects of a comparison that is in doubt. Out: the comparison, made again with the functions that declare each static
-//! local. The doubt is rare and costs two more compiles; debug information never changes the code, and is used
-//! only where the object that has it has the same variables.
+//! In: the objects of such a comparison. Out: the comparison, made again with the functions that declare each static
+//! local, and with their types. That costs two more compiles of a unit in which a function with such a variable changes;
+//! debug information never changes the code, and is used only where the object that has it has the same variables.
 
 use std::collections::BTreeSet;
 

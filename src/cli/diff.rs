@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{print, status};
-use crate::diff::{self, Owners, closure, given_away, moved_calls};
+use crate::diff::{self, Owners, closure, moved_calls};
 use crate::dwarf::locals;
 use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
@@ -92,9 +92,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));
         report.warnings.extend(resolved.warnings.iter().cloned());
-        report
-            .warnings
-            .extend(given_away::warnings(&diff, &closure).iter().map(|warning| format!("{name}: {warning}")));
+        report.warnings.extend(diff::warnings(&diff, &closure).iter().map(|warning| format!("{name}: {warning}")));
         report.warnings.extend(moved_calls::warnings([&diff]));
         report.account.add(&resolved.account);
         report.object(&name).callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));

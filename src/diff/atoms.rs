@@ -122,6 +122,8 @@ pub struct Side<'o> {
     pub(super) treatments: Vec<Treatment>,
     /// Functions that `__patchable_function_entries` lists.
     pub patchable: HashSet<AtomId>,
+    /// Writable data that an instruction reads or writes itself.
+    pub(super) touched: HashSet<AtomId>,
     /// What could not be cut or read.
     pub problems: Vec<Refusal>,
 }
@@ -212,6 +214,37 @@ impl<'o> Side<'o> {
         all[first..=last].to_vec()
     }
 
+    /// Start and end of what must be compared to know an atom's contents. A table without a name that is also pointed
+    /// into its middle was cut there, and how far it reaches nothing says: so the whole run counts. Code and replacement
+    /// code without names is as long as whoever refers to it says.
+    pub fn extent(&self, id: AtomId) -> (u64, u64) {
+        let (first, last) = self.whole_run(id);
+        (self.atom(first).start, self.atom(last).end)
+    }
+
+    /// The first and the last atom of that extent.
+    pub fn whole_run(&self, id: AtomId) -> (AtomId, AtomId) {
+        let atom = self.atom(id);
+        let is_code = self.object.section(atom.section).sh_flags & shf::EXECINSTR != 0;
+        if atom.kind != Kind::Anonymous || is_code || self.rule(id).is_some() {
+            return (id, id);
+        }
+        let run = self.anonymous_run(id);
+        (run.first().copied().unwrap_or(id), run.last().copied().unwrap_or(id))
+    }
+
+    /// Bytes of a part of a section; empty where the section has none in the file.
+    pub fn bytes_between(&self, section: SectionId, (start, end): (u64, u64)) -> &'o [u8] {
+        self.object.section(section).data.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// References in a part of a section, by offset.
+    pub fn refs_between(&self, section: SectionId, (start, end): (u64, u64)) -> &[Ref] {
+        let refs = &self.refs[section.index()];
+        let at = |place: u64| refs.partition_point(|r| r.reloc.r_offset < place);
+        &refs[at(start)..at(end)]
+    }
+
     /// The atom that covers this place, or the last one that ends there.
     pub fn find(&self, section: SectionId, offset: i64) -> Option<AtomId> {
         let ids = &self.of_section[section.index()];
@@ -227,6 +260,16 @@ impl<'o> Side<'o> {
         self.treatment(id).is_init
     }
 
+    /// Whether the running kernel has no such code or data any more, or never had it.
+    pub fn is_gone(&self, id: AtomId) -> bool {
+        self.is_init(id) || names::is_exit_section(self.section_name(id))
+    }
+
+    fn has_state(&self, id: AtomId) -> bool {
+        let atom = self.atom(id);
+        names::has_state(self.name(id), self.section_name(id), atom.end - atom.start, self.touched.contains(&id))
+    }
+
     /// Whether the datum is compared by content and carried as a copy.
     pub fn is_private(&self, id: AtomId) -> bool {
         let atom = self.atom(id);
@@ -237,6 +280,7 @@ impl<'o> Side<'o> {
                 self.rule(id) != Some(Rule::Registration)
                     && !self.is_global(id)
                     && names::is_private(self.name(id), self.section_name(id), self.is_writable(id))
+                    && !(self.is_writable(id) && self.has_state(id))
             }
             Kind::Text | Kind::Constant | Kind::Anonymous | Kind::Entry => true,
         }

@@ -8,6 +8,7 @@
 
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
+use super::btf_ids;
 use super::names;
 use super::special::Rule;
 use super::verdict::{Diff, Verdict};
@@ -114,10 +115,22 @@ pub fn closure(diff: &Diff<'_>) -> Closure {
 }
 
 /// Whether something that travels uses a static local which could be one of several of the original's, so that it is
-/// worth asking debug information whose they are.
+/// worth asking debug information whose they are; or one that was taken to be the original's because it has its name and
+/// its users. A variable that was removed and one that was added may have both in common.
 pub fn asks_for_owners(diff: &Diff<'_>) -> bool {
-    !diff.twins.ambiguous.is_empty()
-        && closure(diff).refusals.iter().any(|refusal| refusal.reason == Reason::AmbiguousTwin)
+    let (side, tables) = (&diff.patched, &diff.new_tables);
+    let has_numbered_state = |target: &AtomId| {
+        side.atom(*target).kind == Kind::Data
+            && side.is_writable(*target)
+            && names::is_numbered(side.name(*target))
+            && diff.twins.backward.contains_key(target)
+    };
+    let parts = diff.carried_functions().into_keys().flat_map(|function| tables.all_parts(function));
+    let refs = parts.flat_map(|part| side.refs_of(part));
+    let mut targets = refs.filter_map(|r| if let Target::Atom(target, _) = r.target { Some(target) } else { None });
+    targets.any(|target| has_numbered_state(&target))
+        || !diff.twins.ambiguous.is_empty()
+            && closure(diff).refusals.iter().any(|refusal| refusal.reason == Reason::AmbiguousTwin)
 }
 
 struct Walk<'d, 'o> {
@@ -232,10 +245,19 @@ impl Walk<'_, '_> {
 
     fn data(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
         let side = self.side();
-        if self.is_stretched(r, target, offset) {
+        if self.is_stretched(from, r, target, offset) {
             return Err(self.nameless(from, r, target, "data outside of every symbol"));
         }
+        if let Some((array, next)) = self.diff.twins.ends.in_doubt.get(&(side.atom(from).section, r.reloc.r_offset)) {
+            return Err(Box::new(self.doubtful_end(from, r, *array, *next)));
+        }
         let constant = self.diff.twins.constants.contains_key(&target);
+        if !constant
+            && side.is_private(target)
+            && let Some(candidates) = self.diff.twins.ambiguous.get(&target)
+        {
+            return Err(Box::new(self.ambiguous(from, target, candidates)));
+        }
         if (side.is_private(target) && !constant) || self.diff.data.recarried.contains(&target) {
             if side.is_init(target) {
                 return Err(self.gone(from, r, target));
@@ -253,6 +275,9 @@ impl Walk<'_, '_> {
         }
         if side.is_init(target) || names::is_exit_section(side.section_name(target)) {
             return Err(self.gone(from, r, target));
+        }
+        if side.section_name(target) == btf_ids::SECTION {
+            return Err(self.unfilled(from, r, target));
         }
         Ok(Dest::Carried(target, offset))
     }
@@ -311,11 +336,12 @@ impl Walk<'_, '_> {
 
     /// Whether a reference through a section's symbol leads beside everything in it: what it means cannot be told
     /// where the section holds more than one thing.
-    fn is_stretched(&self, r: &Ref, target: AtomId, offset: i64) -> bool {
+    fn is_stretched(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> bool {
         let side = self.side();
         let atom = side.atom(target);
         let through_section = r.reloc.symbol.is_some_and(|s| side.object.symbol(s).st_type == stt::SECTION);
         through_section
+            && !self.diff.twins.ends.settled.contains(&(side.atom(from).section, r.reloc.r_offset))
             && side.of_section[atom.section.index()].len() > 1
             && (offset < 0 || offset > (atom.end - atom.start) as i64)
     }
@@ -346,6 +372,35 @@ impl Walk<'_, '_> {
             .symbol(user)
             .at(side.section_name(from), r.reloc.r_offset),
         )
+    }
+
+    fn unfilled(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
+        let side = self.side();
+        let (user, name) = (side.name(from), side.name(target));
+        Box::new(
+            Refusal::new(
+                Reason::UnresolvedSymbol,
+                format!(
+                    "`{user}` refers to the new set `{name}` in `{}`, which nobody fills in for a livepatch",
+                    btf_ids::SECTION
+                ),
+                "ask for what the code needs in another way: the kernel's own link alone knows these identifiers",
+            )
+            .symbol(user)
+            .at(side.section_name(from), r.reloc.r_offset),
+        )
+    }
+
+    fn doubtful_end(&self, from: AtomId, r: &Ref, array: AtomId, next: AtomId) -> Refusal {
+        let side = self.side();
+        let (user, array, next) = (side.name(from), side.name(array), side.name(next));
+        Refusal::new(
+            Reason::AmbiguousTwin,
+            format!("`{user}` refers to the end of `{array}` or to `{next}`, which starts there: which cannot be told"),
+            format!("put what is new elsewhere in the file, so that no other variable is next to `{array}`"),
+        )
+        .symbol(user)
+        .at(side.section_name(from), r.reloc.r_offset)
     }
 
     fn ambiguous(&self, from: AtomId, target: AtomId, candidates: &[AtomId]) -> Refusal {

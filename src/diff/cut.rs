@@ -3,8 +3,8 @@
 //! In: an object's sections and symbols. Out: [`Side::atoms`], in order. Hard because not everything has a symbol: what
 //! lies between named things is an atom without a name, and is cut where references point into it.
 
-use super::arch::{self, Site};
-use super::atoms::{Atom, AtomId, Kind, Side, Treatment};
+use super::arch::{self, Site, Use};
+use super::atoms::{Atom, AtomId, Kind, Side, Target, Treatment};
 use super::entries;
 use super::special::Rule;
 use crate::elf::id::{HashMap, HashSet};
@@ -25,6 +25,7 @@ impl<'o> Side<'o> {
             of_symbol: vec![None; object.symbols.len()],
             treatments: object.sections.iter().map(Treatment::of).collect(),
             patchable: HashSet::default(),
+            touched: HashSet::default(),
             problems: Vec::new(),
         };
         let mut symbols_of = vec![Vec::new(); object.sections.len()];
@@ -42,6 +43,9 @@ impl<'o> Side<'o> {
             side.cut_section(id, &symbols_of[id.index()], &prefixes);
         }
         side.resolve_references();
+        let reads = side.refs.iter().flatten().filter(|r| r.usage == Use::Read);
+        let data = reads.filter_map(|r| if let Target::Atom(id, _) = r.target { Some(id) } else { None });
+        side.touched = data.filter(|id| side.atom(*id).kind == Kind::Data && side.is_writable(*id)).collect();
         for (section, starts) in &prefixes {
             let found: Vec<AtomId> = starts.iter().filter_map(|at| side.find(*section, *at as i64)).collect();
             side.patchable.extend(found);

@@ -57,7 +57,10 @@ pub fn changes(
             continue;
         }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
-        if constant && new.rule(id).is_none() {
+        // Who recognises a thing by the table's address, or was given functions with it, goes on with the kernel's own.
+        let travels =
+            |side: &Side<'_>, id: AtomId| !readers::holds_function(side, id) && !readers::is_compared(side, id);
+        if constant && new.rule(id).is_none() && travels(old, twin) && travels(new, id) {
             let (old_readers, new_readers) =
                 readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));
             if only_changed_read(old_readers.get(&twin), functions, |f| f.original)
@@ -88,7 +91,8 @@ type Readers = HashMap<AtomId, HashSet<AtomId>>;
 /// Which atoms refer to each datum; a cold part counts as its function.
 fn read_by(side: &Side<'_>, tables: &Tables) -> Readers {
     let mut readers = Readers::default();
-    for id in side.ids() {
+    let loaded = |id: &AtomId| side.object.section(side.atom(*id).section).sh_flags & shf::ALLOC != 0;
+    for id in side.ids().filter(loaded) {
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target {
                 readers.entry(target).or_default().insert(tables.whole(id));
@@ -123,6 +127,18 @@ fn memory(side: &Side<'_>, id: AtomId) -> &'static str {
 }
 
 fn section_changed(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Option<Refusal> {
+    if compare.original.is_gone(old) && !compare.patched.is_gone(new) && compare.patched.rule(new).is_none() {
+        let (name, section) = (compare.original.name(old), compare.original.section_name(old));
+        return Some(
+            Refusal::new(
+                Reason::InitSection,
+                format!("data `{name}` lies in `{section}` and is gone in the running kernel; it would have to be there"),
+                "use a new variable, under another name, and write in a pre-patch callback what boot wrote into the old one",
+            )
+            .symbol(name)
+            .at(section, 0),
+        );
+    }
     const PER_CPU: &str = "per-CPU data";
     let (was, is) = (memory(compare.original, old), memory(compare.patched, new));
     // The other way round, from writable to constant, takes nothing away from the code that reads it.

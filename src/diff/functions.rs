@@ -13,6 +13,7 @@ use super::compare::{Compare, Difference};
 use super::names;
 use super::registered;
 use super::tables::Tables;
+use super::twins::Twins;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
@@ -126,6 +127,25 @@ pub fn drop_unloading(new: &Side<'_>, functions: &mut Vec<FunctionVerdict>, opti
     notes
 }
 
+/// What to know of functions that stay now, and whose originals are gone after boot: whoever is not compiled again calls
+/// those still.
+pub fn revived(new: &Side<'_>, twins: &Twins) -> Vec<String> {
+    let mut names: Vec<&str> = twins
+        .revived
+        .keys()
+        .filter(|id| new.is_function(**id) && new.is_global(**id))
+        .map(|id| new.name(*id))
+        .collect();
+    names.sort_unstable();
+    let note = |name: &str| {
+        format!(
+            "`{name}` is gone in the running kernel and travels as a new function: callers that the patch does not change \
+             still call the old one"
+        )
+    };
+    names.into_iter().map(note).collect()
+}
+
 /// Refuses changed functions that cannot be redirected, or lets their callers change instead.
 pub fn spread_unhookable(
     compare: &Compare<'_, '_>,
@@ -162,6 +182,11 @@ pub fn spread_unhookable(
             continue;
         }
         let original = function.original.expect("a changed function has an original");
+        // It stays from now on, and still nothing but what ran at boot leads to it.
+        if old.is_gone(original) {
+            refusals.push(gone_code(&function, old.section_name(original), false));
+            continue;
+        }
         if names::is_untouchable_text(old.section_name(original)) {
             refusals.push(
                 Refusal::new(

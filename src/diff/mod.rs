@@ -3,21 +3,26 @@
 //! `diff` runs the steps in order: cut both objects into atoms, pair them, compare functions with all
 //! that special sections say about them, compare data, look at what is registered with the kernel.
 
+mod alias;
 pub mod arch;
 pub mod atoms;
+mod btf_ids;
 pub mod closure;
 pub mod compare;
+mod constants;
 mod cut;
 mod data;
+mod ends;
 mod entries;
 mod files;
 mod functions;
-pub mod given_away;
+mod given_away;
 pub mod moved_calls;
 pub mod names;
 mod readers;
 mod refs;
 mod registered;
+mod renamed;
 pub mod special;
 mod strays;
 pub mod tables;
@@ -33,7 +38,6 @@ use crate::error::{Reason, Refusal};
 use atoms::Side;
 use compare::Compare;
 use tables::Tables;
-use twins::Twins;
 pub use verdict::{Diff, FunctionVerdict, Verdict};
 
 /// What the comparison may assume.
@@ -47,13 +51,16 @@ pub struct Options {
     pub built_in: bool,
 }
 
-/// The function that declares each static local, by the local's symbol, on both sides.
+/// The function that declares a static local, and what the local's bytes mean.
+pub type Owner = (String, String);
+
+/// The owner of each static local, by the local's symbol, on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Owners<'a> {
     /// Of the original.
-    pub original: &'a BTreeMap<String, String>,
+    pub original: &'a BTreeMap<String, Owner>,
     /// Of the patched side.
-    pub patched: &'a BTreeMap<String, String>,
+    pub patched: &'a BTreeMap<String, Owner>,
 }
 
 /// Compares two objects.
@@ -80,12 +87,14 @@ pub fn diff_with_owners<'o>(
     if original.e_machine != patched.e_machine || original.little_endian != patched.little_endian {
         anyhow::bail!("the objects are for different machines ({} and {})", original.e_machine, patched.e_machine);
     }
-    let (Some(old), Some(new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
+    let (Some(old), Some(mut new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);
     };
     let mut twins = twins::correlate(&old, &new, owners);
     let (old_tables, new_tables) = rayon::join(|| Tables::new(&old), || Tables::new(&new));
     let mut refusals: Vec<Refusal> = Vec::new();
+    twins.part_from_boot(&old, &new, &new_tables);
+    twins.ends = ends::settle(&old, &mut new, &twins, (&old_tables, &new_tables));
 
     let compare = Compare::new(&old, &new, &twins);
     let mut functions = functions::verdicts(&compare, &old_tables, &new_tables);
@@ -94,14 +103,16 @@ pub fn diff_with_owners<'o>(
     } else {
         Default::default()
     };
-    let notes = functions::drop_unloading(&new, &mut functions, options);
+    let mut notes = functions::drop_unloading(&new, &mut functions, options);
+    notes.extend(functions::revived(&new, &twins));
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
     let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
     strays::find(&compare, &new_tables, &functions, &mut refusals);
     unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);
-    let mut constants = Twins::default();
-    constants.find_constants(&compare);
+    alias::check(&compare, &mut refusals);
+    btf_ids::changes(&old, &new, &mut refusals);
+    let constants = constants::find(&compare);
     if old.object.has_groups != new.object.has_groups {
         refusals.push(Refusal::new(
             Reason::UnknownSection,
@@ -110,9 +121,17 @@ pub fn diff_with_owners<'o>(
         ));
     }
     drop(compare);
-    twins.constants = constants.constants;
+    twins.constants = constants.originals;
+    twins.ambiguous.extend(constants.in_doubt);
     twins.end_trials(&new, &new_tables, &functions);
     Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, notes, refusals })
+}
+
+/// What a person has to think about in what travels: nothing in the code tells whether it is right.
+pub fn warnings(diff: &Diff<'_>, closure: &closure::Closure) -> Vec<String> {
+    let mut all = given_away::warnings(diff, closure);
+    all.extend(renamed::warnings(diff, closure));
+    all
 }
 
 /// What could not be read matters as soon as anything changed: a function's entry may be in it.

@@ -95,6 +95,21 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
     !writable && is_numbered(name)
 }
 
+/// Whether writable data of a name that [`is_private`] lists is something else that is merely called so. `touched`: an
+/// instruction reads or writes it itself, which none does to a lock class or a rate limit.
+pub fn has_state(name: &str, section: &str, size: u64, touched: bool) -> bool {
+    let made_for_it = [".data..once", ".data.once", ".data..L", ".printk_index"];
+    if made_for_it.iter().any(|prefix| section.starts_with(prefix)) {
+        return false;
+    }
+    match stem(name).rsplit('.').next().unwrap_or_default() {
+        "__key" | "_rs" => touched,
+        "__already_done" | "__warned" | "__print_once" => size > 1,
+        "__func__" | "__FUNCTION__" | "__PRETTY_FUNCTION__" | "_entry" | "_entry_ptr" | "CSWTCH" => true,
+        _ => false,
+    }
+}
+
 /// Whether code or data in this section is gone once boot (or the module's load) is over.
 pub fn is_init_section(name: &str) -> bool {
     name.starts_with(".init.")
@@ -140,6 +155,24 @@ mod tests {
             ("plain", "plain"),
         ] {
             assert_eq!(stem(name), want, "{name}");
+        }
+    }
+
+    /// Protects state from being copied because of its name alone.
+    #[test]
+    fn names_of_macros() {
+        for (name, section, size, touched, want) in [
+            ("__key.7", ".bss.__key.7", 8, false, false),
+            ("__key.7", ".bss.__key.7", 4, true, true),
+            ("_rs.1", ".data._rs.1", 40, false, false),
+            ("__warned.0", ".bss.__warned.0", 1, true, false),
+            ("__warned.0", ".bss.__warned.0", 8, true, true),
+            ("_entry.0", ".bss._entry.0", 4, true, true),
+            ("_entry.0", ".data..read_mostly", 4, true, true),
+            ("_entry_ptr.0", ".printk_index", 8, false, false),
+            ("__already_done.2", ".data..once", 1, true, false),
+        ] {
+            assert_eq!(has_state(name, section, size, touched), want, "{name} in {section}");
         }
     }
 

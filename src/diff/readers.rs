@@ -7,7 +7,7 @@
 //! address is compared: what holds the old address would no longer be recognised.
 
 use super::arch::Use;
-use super::atoms::{AtomId, Kind, Side, Target};
+use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::compare::{Compare, Difference};
 use super::names;
 use super::tables::Tables;
@@ -61,14 +61,6 @@ pub fn spread(
 /// A constant of this file with a name of its own, without addresses of functions.
 pub(super) fn is_table(side: &Side<'_>, id: AtomId) -> bool {
     let atom = side.atom(id);
-    let holds_function = || {
-        side.refs_of(id).iter().any(|r| match r.target {
-            Target::Atom(target, _) => side.atom(target).kind == Kind::Function,
-            // What an undefined symbol is cannot be told.
-            Target::Symbol(..) => true,
-            Target::Nothing(_) => false,
-        })
-    };
     atom.kind == Kind::Data
         && side.object.section(atom.section).sh_flags & shf::ALLOC != 0
         && !side.is_private(id)
@@ -77,7 +69,23 @@ pub(super) fn is_table(side: &Side<'_>, id: AtomId) -> bool {
         && !side.is_init(id)
         && !names::is_exit_section(side.section_name(id))
         && side.rule(id).is_none()
-        && !holds_function()
+        && !holds_function(side, id)
+}
+
+/// Whether a table has addresses of functions, as far as can be told.
+pub(super) fn holds_function(side: &Side<'_>, id: AtomId) -> bool {
+    side.refs_of(id).iter().any(|r| match r.target {
+        Target::Atom(target, _) => side.atom(target).kind == Kind::Function,
+        // What an undefined symbol is cannot be told.
+        Target::Symbol(..) => true,
+        Target::Nothing(_) => false,
+    })
+}
+
+/// Whether code compares something with the table's address.
+pub(super) fn is_compared(side: &Side<'_>, id: AtomId) -> bool {
+    let compares = |r: &Ref| r.usage == Use::Compared && r.target == Target::Atom(id, 0);
+    side.refs.iter().flatten().any(compares)
 }
 
 fn uses(side: &Side<'_>, tables: &Tables) -> Uses {

@@ -7,7 +7,6 @@
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
 use super::compare::Compare;
-use super::names;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
@@ -145,7 +144,8 @@ fn is_stray(side: &Side<'_>, id: AtomId) -> bool {
         _ if rule.is_some() => false,
         Kind::Anonymous => true,
         Kind::Function => !side.is_function(id),
-        Kind::Data => !side.is_global(id) && !side.is_init(id) && !names::is_exit_section(&section.name),
+        // Other files may refer to what is global, but not because of what a section of its own makes of it.
+        Kind::Data => (!side.is_global(id) || !is_ordinary(&section.name)) && !side.is_gone(id),
         _ => false,
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::special::Rule;
+use crate::elf::SymbolId;
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
@@ -76,14 +77,14 @@ impl Tables {
     }
 
     fn find_parts(&mut self, side: &Side<'_>) {
-        let mut by_name: HashMap<(&str, Option<&str>), AtomId> = HashMap::default();
+        let mut by_name: HashMap<(&str, Option<SymbolId>), AtomId> = HashMap::default();
         let functions: Vec<AtomId> = side.ids().filter(|id| side.atom(*id).kind == Kind::Function).collect();
         for id in &functions {
             for symbol in &side.atom(*id).symbols {
                 let symbol = side.object.symbol(*symbol);
-                let file = symbol.file.map(|f| side.object.symbol(f).name.as_str());
-                by_name.insert((&symbol.name, file), *id);
-                if file.is_none() {
+                // Not by the file's name: an object may be of several files called `main.c`.
+                by_name.insert((&symbol.name, symbol.file), *id);
+                if symbol.file.is_none() {
                     by_name.entry((&symbol.name, None)).or_insert(*id);
                 }
             }
@@ -91,7 +92,8 @@ impl Tables {
         for id in functions {
             let Some(parent) = parent_name(side.name(id)) else { continue };
             // A cold part is local even where its function is global.
-            let found = by_name.get(&(parent, side.file(id))).or_else(|| by_name.get(&(parent, None)));
+            let file = side.atom(id).symbols.first().and_then(|s| side.object.symbol(*s).file);
+            let found = by_name.get(&(parent, file)).or_else(|| by_name.get(&(parent, None)));
             if let Some(parent) = found.copied()
                 && parent != id
             {

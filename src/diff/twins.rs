@@ -9,26 +9,28 @@
 //! 2. Same name, one on each side, scope or file changed (a `static` taken away); data that stays
 //!    static in another file also needs a common user.
 //! 3. Same stem, one on each side: `proc_sys_fill_cache.isra.0`; for data also a common user
-//!    (`cad_work.4` of `ctrl_alt_del`), since a variable removed here and added there is not the same.
+//!    (`cad_work.4` of `ctrl_alt_del`), since a variable removed here and added there is not the same. Debug
+//!    information is asked whenever such a variable travels: another owner or another type is another variable.
 //! 4. Same stem, several: the pair that alone shares users, size and contents (`__quirk.7`, `.8`);
 //!    then users and size; then users. Contents decide among data of one function only when it has as
 //!    many on both sides: else one of them came or went, and it may be any.
 //!    Where debug information says in whose braces each is declared, that comes first: `new_cpus.1` and
 //!    `.4` of kernel/cgroup/cpuset.c are of two functions that both end up inlined into a third.
-//! 5. Equal ones of one function (two `__quirk` in it) are taken in the order of their use, on trial:
-//!    right if the function turns out not to have changed, ambiguous if it has.
+//! 5. Several variables of one function are taken by contents, and equal ones (two `__quirk` in it) in the order of
+//!    their use, on trial: right if the function turns out not to have changed, ambiguous if it has.
 //! 6. What then remains on *both* sides is ambiguous: refused when something carried depends on it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::atoms::{AtomId, Kind, Side, Target};
-use super::compare::Compare;
+use super::ends::Ends;
 use super::files::{FileKey, Files};
 use super::users::{Users, users, users_of};
 use super::verdict::{FunctionVerdict, Verdict};
-use super::{Owners, names, tables};
+use super::{Owner, Owners, names, tables};
 use crate::elf::id::{HashMap, HashSet};
+use crate::elf::object::shf;
 
 /// The map between two sides.
 #[derive(Debug, Default)]
@@ -44,12 +46,56 @@ pub struct Twins {
     /// Patched constant tables without a name of their own -> the original's equal one: the kernel may hold its
     /// address, as it does of a function's `static const struct file_operations`.
     pub constants: HashMap<AtomId, AtomId>,
+    /// Patched functions and constants that stay in memory, and whose originals are gone after boot.
+    pub revived: HashMap<AtomId, AtomId>,
+    /// References to where one datum ends and another one starts.
+    pub ends: Ends,
 }
 
 impl Twins {
     fn pair(&mut self, original: AtomId, patched: AtomId) {
         self.forward.insert(original, patched);
         self.backward.insert(patched, original);
+    }
+
+    /// What was gone after boot and now stays is another thing: nobody may be led to the original. What ran at boot was
+    /// led to it in time. A variable would lose what boot wrote into it, and is left to be refused.
+    /// A function that nothing else leads to has run, wherever it lies now.
+    pub fn part_from_boot(&mut self, original: &Side<'_>, patched: &Side<'_>, tables: &tables::Tables) {
+        let stays = |old: AtomId, new: AtomId| {
+            original.is_gone(old)
+                && !patched.is_gone(new)
+                && original.rule(old).is_none()
+                && patched.rule(new).is_none()
+                && (patched.atom(new).kind == Kind::Function
+                    || !(original.is_writable(old) || patched.is_writable(new)))
+        };
+        self.revived = self.backward.iter().filter(|(new, old)| stays(**old, **new)).map(|(n, o)| (*n, *o)).collect();
+        if self.revived.is_empty() {
+            return;
+        }
+        let is_loaded = |id: AtomId| patched.object.section(patched.atom(id).section).sh_flags & shf::ALLOC != 0;
+        let leads = |id: &AtomId| {
+            let is_entry = patched.atom(*id).kind == Kind::Entry;
+            is_loaded(*id) && !is_entry && !patched.is_gone(*id) && !patched.section_name(*id).starts_with(".discard.")
+        };
+        let mut wanted: HashSet<AtomId> = HashSet::default();
+        for id in patched.ids().filter(leads) {
+            let whole = tables.whole(id);
+            let targets = patched.refs_of(id).iter().filter_map(|r| match r.target {
+                Target::Atom(target, _) => Some(tables.whole(target)),
+                _ => None,
+            });
+            wanted.extend(targets.filter(|target| *target != whole));
+        }
+        self.revived.retain(|new, _| {
+            let whole = tables.whole(*new);
+            patched.atom(*new).kind == Kind::Data || patched.is_global(whole) || wanted.contains(&whole)
+        });
+        for (new, old) in &self.revived {
+            self.backward.remove(new);
+            self.forward.remove(old);
+        }
     }
 
     /// Level 5: pairs on trial that a changed function uses are ambiguous after all.
@@ -76,46 +122,6 @@ impl Twins {
                 self.forward.remove(&original);
                 self.backward.remove(&patched);
                 self.ambiguous.insert(patched, candidates.clone());
-            }
-        }
-    }
-
-    /// Finds the original of each constant table that has an identity but no lasting name.
-    pub fn find_constants(&mut self, compare: &Compare<'_, '_>) {
-        let (old, new) = (compare.original, compare.patched);
-        let files = Files::new(old, new);
-        let table = |side: &Side<'_>, id: AtomId| {
-            let outwards = |r: &super::atoms::Ref| match r.target {
-                // A table of labels belongs to its very function.
-                Target::Atom(atom, offset) => {
-                    side.atom(atom).kind != Kind::Function || offset == super::closure::naming_offset(side, atom)
-                }
-                _ => true,
-            };
-            side.atom(id).kind == Kind::Data
-                && side.is_private(id)
-                && !side.is_writable(id)
-                && side.rule(id).is_none()
-                && names::has_own_stem(side.name(id))
-                && !side.refs_of(id).is_empty()
-                && side.refs_of(id).iter().all(outwards)
-        };
-        let mut theirs: HashMap<(Cow<'_, str>, Option<FileKey>), Vec<AtomId>> = HashMap::default();
-        for id in old.ids().filter(|id| table(old, *id)) {
-            theirs.entry((names::stem(old.name(id)), files.of_old(old, id))).or_default().push(id);
-        }
-        if theirs.is_empty() {
-            return;
-        }
-        let (old_users, new_users) =
-            rayon::join(|| users(old, |id| table(old, id)), || users(new, |id| table(new, id)));
-        for id in new.ids().filter(|id| table(new, *id)) {
-            let Some(all) = theirs.get(&(names::stem(new.name(id)), files.of_new(new, id))) else { continue };
-            let equal: Vec<AtomId> = all.iter().copied().filter(|old| compare.same(*old, id)).collect();
-            let of_same_users = |old: &&AtomId| users_of(&old_users, **old) == users_of(&new_users, id);
-            let shared: Vec<&AtomId> = equal.iter().filter(of_same_users).collect();
-            if let [one] = shared.as_slice() {
-                self.constants.insert(id, **one);
             }
         }
     }
@@ -259,7 +265,15 @@ fn pair_numbered(
         }
         if let ([old], [new]) = (old.as_slice(), new.as_slice()) {
             let (a, b) = (users_of(old_users, *old), users_of(new_users, *new));
-            if kind == Kind::Function || !a.is_disjoint(b) || (a.is_empty() && b.is_empty()) {
+            let has_state = original.is_writable(*old) || patched.is_writable(*new);
+            let told = owners.filter(|_| has_state).and_then(|o| o.agree(original.name(*old), patched.name(*new)));
+            if told == Some(false) {
+                twins.ambiguous.insert(*new, vec![*old]);
+            } else if told == Some(true)
+                || kind == Kind::Function
+                || !a.is_disjoint(b)
+                || (a.is_empty() && b.is_empty())
+            {
                 twins.pair(*old, *new);
             } else {
                 twins.ambiguous.insert(*new, vec![*old]);
@@ -269,7 +283,7 @@ fn pair_numbered(
         let groups = owners.and_then(|owners| by_owner((original, patched), (old, new), owners));
         for (old, new) in groups.as_ref().into_iter().flatten() {
             match (old.as_slice(), new.as_slice()) {
-                ([old], [new]) => twins.pair(*old, *new),
+                ([one], [other]) => twins.pair(*one, *other),
                 (old, new) => pair_levels((original, patched), twins, (old, new), (old_users, new_users)),
             }
         }
@@ -285,13 +299,20 @@ fn pair_numbered(
     }
 }
 
-/// Splits candidates of one stem by the functions that declare them, where that is known of all.
+impl Owners<'_> {
+    /// Whether two variables are declared in functions of one name, and mean the same.
+    fn agree(&self, old: &str, new: &str) -> Option<bool> {
+        Some(self.original.get(old)? == self.patched.get(new)?)
+    }
+}
+
+/// Splits candidates of one stem by the functions that declare them and by what they mean, where that is known of all.
 fn by_owner(
     (original, patched): (&Side<'_>, &Side<'_>),
     (old, new): (&[AtomId], &[AtomId]),
     owners: Owners<'_>,
 ) -> Option<Vec<(Vec<AtomId>, Vec<AtomId>)>> {
-    let mut groups: BTreeMap<&str, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
+    let mut groups: BTreeMap<&Owner, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
     for id in old {
         groups.entry(owners.original.get(original.name(*id))?).or_default().0.push(*id);
     }
@@ -311,8 +332,27 @@ fn pair_levels(
     candidates: (&[AtomId], &[AtomId]),
     users: (&Users, &Users),
 ) {
+    // Several variables of the same users: neither contents, which may change, nor what is left over says which is which.
+    let mut alike: BTreeMap<_, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
+    let key = |side: &Side<'_>, users: &Users, id: AtomId| {
+        let atom = side.atom(id);
+        (atom.kind == Kind::Data && side.is_writable(id)).then(|| (users_of(users, id).clone(), atom.end - atom.start))
+    };
+    for id in candidates.0 {
+        key(original, users.0, *id).into_iter().for_each(|key| alike.entry(key).or_default().0.push(*id));
+    }
+    for id in candidates.1 {
+        key(patched, users.1, *id).into_iter().for_each(|key| alike.entry(key).or_default().1.push(*id));
+    }
+    alike.retain(|_, (old, new)| old.len() > 1 || new.len() > 1);
     for level in 0..3 {
         pair_level(original, patched, twins, candidates, level, users);
+    }
+    for (old, new) in alike.into_values() {
+        let of_old = old.iter().filter_map(|id| Some((*id, *twins.forward.get(id)?)));
+        let of_new = new.iter().filter_map(|id| Some((*twins.backward.get(id)?, *id)));
+        let group: BTreeMap<AtomId, AtomId> = of_old.chain(of_new).collect();
+        twins.on_trial.push(group.into_iter().collect());
     }
 }
 

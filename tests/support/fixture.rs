@@ -28,6 +28,9 @@ const AARCH64: &str = "-O2 -std=gnu11 -ffreestanding -fno-common -fno-PIE -fno-s
 /// A meaning that cannot be read from the compiled object alone.
 const ANYTHING: &str = "?";
 
+/// Between the things that a reference through a section may mean.
+const OR: &str = " or ";
+
 /// How a check of one fixture ended.
 pub enum Outcome {
     /// As it should.
@@ -67,6 +70,7 @@ const KNOWN: &[&str] = &[
     "section",
     "lacks-section",
     "text",
+    "refers",
     "holds",
 ];
 
@@ -327,6 +331,13 @@ impl Fixture {
                 problems.push(format!("`{function}` does not refer to \"{text}\" but to {found:?}"));
             }
         }
+        for line in self.lines("refers") {
+            let (function, what) = line.split_once(' ').unwrap_or((line, ""));
+            let found = meanings(object, function).unwrap_or_default();
+            if !found.iter().any(|(_, _, meaning)| meaning == what) {
+                problems.push(format!("`{function}` does not refer to `{what}` but to {found:?}"));
+            }
+        }
         for text in self.lines("holds") {
             let bytes: Vec<u8> = text.split_whitespace().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
             let found = object.sections.iter().any(|s| s.data.windows(bytes.len().max(1)).any(|w| w == bytes));
@@ -360,7 +371,7 @@ impl Fixture {
                         && want
                             .iter()
                             .zip(got)
-                            .all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == b.2 || a.2 == ANYTHING))
+                            .all(|(a, b)| (a.0, a.1) == (b.0, b.1) && (a.2 == ANYTHING || agree(&a.2, &b.2)))
                 }
                 _ => false,
             };
@@ -451,11 +462,14 @@ fn meanings(object: &Object, function: &str) -> Option<Vec<(u64, u32, String)>> 
                     let of_section = |s: &&elf::Symbol| {
                         s.place == symbol.place && s.st_type != stt::SECTION && !s.name.starts_with("__pfx_")
                     };
-                    let named = object.symbols.iter().filter(of_section).filter(|s| s.st_value as i64 <= at);
-                    match named.max_by_key(|s| s.st_value) {
-                        Some(s) => format!("{}+{}", stem(&s.name), at - s.st_value as i64),
-                        None => "something without a name".to_owned(),
-                    }
+                    let named = || object.symbols.iter().filter(of_section).filter(|s| s.st_value as i64 <= at);
+                    let nearest = named().map(|s| s.st_value).max();
+                    // Several names of one place; where one thing ends another one starts.
+                    let ends = |s: &&elf::Symbol| s.st_size > 0 && (s.st_value + s.st_size) as i64 == at;
+                    let meant = named().filter(|s| Some(s.st_value) == nearest || ends(s));
+                    let all: Vec<String> =
+                        meant.map(|s| format!("{}+{}", stem(&s.name), at - s.st_value as i64)).collect();
+                    if all.is_empty() { "something without a name".to_owned() } else { all.join(OR) }
                 }
             }
             _ => format!("{}+{addend}", stem(&symbol.name)),
@@ -464,6 +478,11 @@ fn meanings(object: &Object, function: &str) -> Option<Vec<(u64, u32, String)>> 
     }
     found.sort();
     Some(found)
+}
+
+/// Whether two references may mean the same.
+fn agree(one: &str, other: &str) -> bool {
+    one.split(OR).any(|meaning| other.split(OR).any(|m| m == meaning))
 }
 
 fn stem(name: &str) -> String {
