@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use super::indirect;
 use super::inputs::Workbench;
 use super::owners;
 use crate::check::live::always_running;
@@ -156,12 +157,14 @@ pub(super) fn resolve(
     kernel: &Kernel,
     units: &[Unit],
     diffs: &[(usize, Diff<'_>)],
+    request: &Request,
     loaded: &BTreeMap<String, Loaded>,
     report: &mut Report,
 ) -> Result<Vec<UnitPatch>> {
     let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
     let vmlinux = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
     let mut parts = Vec::new();
+    let mut given_away = Vec::new();
     for (index, diff) in diffs.iter().filter(|(_, d)| !d.is_empty()) {
         let unit = &units[*index];
         let own: Arc<SymbolTable> =
@@ -174,6 +177,7 @@ pub(super) fn resolve(
             own: Some(&own),
             depends: &depends,
             new_globals: &new_globals,
+            ibt: kernel.config().is_y("X86_KERNEL_IBT"),
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);
@@ -186,6 +190,7 @@ pub(super) fn resolve(
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
+        given_away.extend(resolved.indirect.iter().cloned().map(|given| (*index, given)));
         report.warnings.extend(
             diff::given_away::warnings(diff, &closure).iter().map(|warning| format!("{}: {warning}", unit.object)),
         );
@@ -208,6 +213,7 @@ pub(super) fn resolve(
         let held = diff.data.held.clone();
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
+    indirect::judge(kernel, request, units, diffs, loaded, &given_away, report)?;
     report.warnings.extend(diff::moved_calls::warnings(diffs.iter().map(|(_, diff)| diff)));
     let mut said = HashSet::new();
     report.refusals.retain(|r| said.insert((r.message.clone(), r.object.clone())));

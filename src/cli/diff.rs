@@ -14,7 +14,7 @@ use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::Symvers;
-use crate::reloc::{self, World};
+use crate::reloc::{self, World, indirect};
 use crate::report::{Outcome, Report};
 
 /// Two objects, and what is known of the kernel.
@@ -84,6 +84,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             own: None,
             depends: &depends,
             new_globals: &diff.new_global_names(),
+            ibt: indirect::has_endbr(&original),
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);

@@ -34,6 +34,8 @@ pub struct World<'k> {
     pub depends: &'k BTreeSet<String>,
     /// Symbols that other units of this livepatch newly define.
     pub new_globals: &'k BTreeSet<String>,
+    /// The kernel tracks indirect branches (CONFIG_X86_KERNEL_IBT).
+    pub ibt: bool,
 }
 
 /// How a symbol is resolved.

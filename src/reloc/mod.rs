@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod classify;
+pub mod indirect;
 
 pub use account::Account;
 pub use classify::{Resolution, World};
@@ -24,6 +25,8 @@ pub struct Resolved {
     pub positions: HashMap<AtomId, u32>,
     /// Table entries left out, with the reason.
     pub dropped_entries: HashMap<AtomId, String>,
+    /// Functions of the kernel whose addresses are given away, and were not before in this unit.
+    pub indirect: Vec<indirect::Indirect>,
     /// What to tell the user, though it does not stop the build.
     pub warnings: Vec<String>,
     /// Why some references cannot be resolved.
@@ -67,6 +70,7 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
     for r in &closure.refs {
         module_key(diff, world, r, &mut out);
     }
+    indirect::find(diff, closure, world, &mut out);
     out.account = account::account(closure, &out);
     out
 }
