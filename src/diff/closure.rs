@@ -270,7 +270,7 @@ impl Walk<'_, '_> {
         if original.is_init(twin) || names::is_exit_section(original.section_name(twin)) {
             return Err(self.gone(from, r, target));
         }
-        let Some(symbol_id) = original.atom(twin).symbols.first().copied() else {
+        let Some(symbol_id) = self.original_symbol(r, twin) else {
             return Err(self.gone(from, r, target));
         };
         let symbol = original.object.symbol(symbol_id);
@@ -282,6 +282,25 @@ impl Walk<'_, '_> {
             weak: false,
         };
         Ok(Dest::Outside(outside, addend))
+    }
+
+    /// By which of its symbols the kernel knows what a reference leads to.
+    ///
+    /// A weak one may mean another unit's definition: only a reference through that very name does. One through a strong or
+    /// static alias means this unit's.
+    fn original_symbol(&self, r: &Ref, twin: AtomId) -> Option<SymbolId> {
+        let original = &self.diff.original;
+        let symbols = &original.atom(twin).symbols;
+        let first = *symbols.first()?;
+        let is_weak = |id: &SymbolId| original.object.symbol(*id).st_bind == stb::WEAK;
+        if !is_weak(&first) {
+            return Some(first);
+        }
+        let meant = r.reloc.symbol.map(|id| self.side().object.symbol(id)).filter(|s| s.st_bind == stb::WEAK);
+        let same_name = |id: &&SymbolId| meant.is_some_and(|s| s.name == original.object.symbol(**id).name);
+        let start = original.object.symbol(first).st_value;
+        let strong = |id: &&SymbolId| !is_weak(id) && original.object.symbol(**id).st_value == start;
+        symbols.iter().find(same_name).or_else(|| symbols.iter().find(strong)).copied().or(Some(first))
     }
 
     /// Offset of the naming symbol in a patched atom (a function's padding comes before it).

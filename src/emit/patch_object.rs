@@ -424,9 +424,9 @@ impl Builder<'_, '_> {
     fn replacements(&self) -> Vec<Replacement> {
         let changed = self.diff.functions.iter().filter(|f| f.verdict == Verdict::Changed);
         let replacement = |function: &FunctionVerdict| {
-            let sympos = *self.resolved.positions.get(&function.original?)?;
+            let (old_name, sympos) = self.resolved.positions.get(&function.original?)?.clone();
             let symbol = *self.atom_symbols.get(&function.patched?)?;
-            Some(Replacement { old_name: function.name.clone(), sympos, symbol })
+            Some(Replacement { old_name, sympos, symbol })
         };
         changed.filter_map(replacement).collect()
     }

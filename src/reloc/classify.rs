@@ -51,6 +51,13 @@ pub enum Resolution {
     WeakZero,
 }
 
+/// Where the kernel has something of the unit's.
+struct Own {
+    sympos: u32,
+    /// The unit's definition is weak, and this is another unit's.
+    overridden: bool,
+}
+
 /// Classifies the symbols of one unit.
 pub struct Classifier<'a> {
     world: &'a World<'a>,
@@ -89,11 +96,37 @@ impl<'a> Classifier<'a> {
         Ok(found)
     }
 
-    /// The original symbol of a function or datum that this unit defines, for the livepatch tables.
-    pub fn position(&self, id: SymbolId) -> Result<u32, Box<Refusal>> {
-        let symbol = self.original.symbol(id);
-        let local = symbol.st_bind == stb::LOCAL;
-        self.locate_own(id, &symbol.name, local, Some(symbol.st_size).filter(|s| *s > 0), symbol.st_type == stt::FUNC)
+    /// Name and position of a function to be replaced, by the first of its symbols that the kernel knows it by.
+    ///
+    /// A weak one may mean another file's definition, and then a strong alias of the same code is what there is.
+    pub fn replaced(&self, symbols: &[SymbolId]) -> Result<(String, u32), Box<Refusal>> {
+        let mut first = None;
+        for id in symbols {
+            let found = self.locate_own(*id).and_then(|own| match own.overridden {
+                false => Ok((self.original.symbol(*id).name.clone(), own.sympos)),
+                true => Err(self.overridden(&self.original.symbol(*id).name)),
+            });
+            match found {
+                Ok(found) => return Ok(found),
+                Err(refusal) => first = first.or(Some(refusal)),
+            }
+        }
+        Err(first.unwrap_or_else(|| self.missing("?")))
+    }
+
+    /// The position of what a reference to a symbol of this unit leads to: where a weak one was overridden, to the
+    /// definition that the kernel has.
+    fn position(&self, id: SymbolId) -> Result<u32, Box<Refusal>> {
+        let own = self.locate_own(id)?;
+        let table = self.world.own;
+        match table {
+            Some(table) if own.overridden => {
+                let name = &self.original.symbol(id).name;
+                let found = global_position(table, name, self.world.object != "vmlinux");
+                found.unwrap_or(Ok(own.sympos)).map_err(|several| self.ambiguous(name, several))
+            }
+            _ => Ok(own.sympos),
+        }
     }
 
     fn local(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
@@ -194,42 +227,54 @@ impl<'a> Classifier<'a> {
         sections.all(|s| Some(s) == first)
     }
 
-    fn locate_own(
-        &self,
-        id: SymbolId,
-        name: &str,
-        local: bool,
-        size: Option<u64>,
-        is_function: bool,
-    ) -> Result<u32, Box<Refusal>> {
+    /// Where the kernel has a symbol of this unit.
+    fn locate_own(&self, id: SymbolId) -> Result<Own, Box<Refusal>> {
         let world = self.world;
-        let Some(table) = world.own else { return self.position_in_itself(id, name) };
-        let is_module = world.object != "vmlinux";
-        let binding = if local { Binding::Local } else { Binding::Global };
-        let kind = if is_function { Kind::Func } else { Kind::Object };
-        let wanted = Wanted { name, binding, size, kind };
-        let refuse = |reason, message: String, advice: &str| {
-            Err(Box::new(Refusal::new(reason, message, advice).object(world.object).symbol(name)))
+        let symbol = self.original.symbol(id);
+        let name = symbol.name.as_str();
+        let Some(table) = world.own else {
+            return self.position_in_itself(id, name).map(|sympos| Own { sympos, overridden: false });
         };
-        match Locator::new(table, &self.unit, is_module).locate(&wanted) {
-            Location::Located(found) if found.init => refuse(
+        let binding = match symbol.st_bind {
+            stb::LOCAL => Binding::Local,
+            stb::WEAK => Binding::Weak,
+            _ => Binding::Global,
+        };
+        let kind = if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object };
+        let wanted = Wanted { name, binding, size: Some(symbol.st_size).filter(|s| *s > 0), kind };
+        match Locator::new(table, &self.unit, world.object != "vmlinux").locate(&wanted) {
+            Location::Located(found) if found.init => Err(self.refusal(
                 Reason::InitSection,
                 format!("`{name}` lies in memory that the kernel has freed"),
                 "take the reference out of the patch",
-            ),
-            Location::Located(found) if found.overridden => refuse(
-                Reason::UnresolvedSymbol,
-                format!("this file's weak `{name}` is not in the kernel: another file's definition took its place"),
-                "patch the definition that the kernel has",
-            ),
-            Location::Located(found) => Ok(found.sympos as u32),
+                name,
+            )),
+            Location::Located(found) => Ok(Own { sympos: found.sympos as u32, overridden: found.overridden }),
             Location::Ambiguous { candidates } => Err(self.ambiguous(name, candidates.len())),
-            Location::Missing => refuse(
-                Reason::UnresolvedSymbol,
-                format!("`{name}` is not in the symbol table of {}", world.object),
-                "check that the symbol table, the configuration and the compiler are those of the kernel",
-            ),
+            Location::Missing => Err(self.missing(name)),
         }
+    }
+
+    fn missing(&self, name: &str) -> Box<Refusal> {
+        self.refusal(
+            Reason::UnresolvedSymbol,
+            format!("`{name}` is not in the symbol table of {}", self.world.object),
+            "check that the symbol table, the configuration and the compiler are those of the kernel",
+            name,
+        )
+    }
+
+    fn overridden(&self, name: &str) -> Box<Refusal> {
+        self.refusal(
+            Reason::UnresolvedSymbol,
+            format!("this file's weak `{name}` is not in the kernel: another file's definition took its place"),
+            "patch the definition that the kernel has",
+            name,
+        )
+    }
+
+    fn refusal(&self, reason: Reason, message: String, advice: &str, name: &str) -> Box<Refusal> {
+        Box::new(Refusal::new(reason, message, advice).object(self.world.object).symbol(name))
     }
 
     fn ambiguous(&self, name: &str, candidates: usize) -> Box<Refusal> {

@@ -5,6 +5,7 @@ mod small_kernel;
 
 mod check;
 mod runs;
+mod world;
 
 use snapbox::cmd::{Command, cargo_bin};
 

@@ -1,0 +1,144 @@
+//! Units of a small made-up kernel against what its tables say of the rest of it: whole runs, without an image.
+
+use std::fs;
+
+use crate::klp_build;
+use crate::small_kernel::{Has, SmallKernel};
+
+/// A kernel with these units and symbols, a patch that edits some of them, and what the run is to say.
+struct Run<'a> {
+    units: &'a [(&'a str, &'a str)],
+    /// Letter and name, as in System.map, in the order of their addresses.
+    symbols: &'a [&'a str],
+    /// File, old text, new text.
+    edits: &'a [(&'a str, &'a str, &'a str)],
+    /// The kernel tracks indirect branches.
+    ibt: bool,
+    /// Exit status, functions that are said to change, texts of standard error.
+    status: i32,
+    changed: &'a [&'a str],
+    says: &'a [&'a str],
+}
+
+const KERNEL: Run<'static> =
+    Run { units: &[], symbols: &[], edits: &[], ibt: false, status: 1, changed: &[], says: &[] };
+
+impl Run<'_> {
+    /// Runs it; what it wrote to standard error.
+    fn check(&self) -> String {
+        let kernel = SmallKernel::new(Has::Boolean);
+        let mut patch = String::new();
+        for (file, text) in self.units {
+            kernel.unit(file, text, "gcc");
+            let edits: Vec<_> = self.edits.iter().filter(|(of, ..)| of == file).collect();
+            if edits.is_empty() {
+                continue;
+            }
+            let mut new = (*text).to_owned();
+            for (_, old, by) in edits {
+                assert!(new.contains(old), "{file} has no `{old}`");
+                new = new.replace(old, by);
+            }
+            let lines = |sign: &str, text: &str| text.lines().map(|line| format!("{sign}{line}\n")).collect::<String>();
+            let (from, to) = (text.lines().count(), new.lines().count());
+            patch += &format!("--- a/{file}\n+++ b/{file}\n@@ -1,{from} +1,{to} @@\n");
+            patch += &(lines("-", text) + &lines("+", &new));
+        }
+        if self.ibt {
+            for file in [".config", "include/config/auto.conf"] {
+                let text = fs::read_to_string(kernel.path().join(file)).expect("readable");
+                kernel.write(file, &(text + "CONFIG_X86_KERNEL_IBT=y\n"));
+            }
+            for (file, _) in self.units {
+                let (dir, name) = file.rsplit_once('/').expect("in a folder");
+                let command = format!("{dir}/.{}.cmd", name.replace(".c", ".o"));
+                let text = fs::read_to_string(kernel.path().join(&command)).expect("readable");
+                kernel
+                    .write(&command, &text.replace("-fcf-protection=none", "-fcf-protection=branch -fno-jump-tables"));
+            }
+        }
+        let all = self.symbols.iter().chain(&["T klp_enable_patch", "T __fentry__"]);
+        let map =
+            all.enumerate().map(|(i, symbol)| format!("{:x} {symbol}\n", 0xffff_ffff_8100_0000_u64 + 0x100 * i as u64));
+        kernel.write("System.map", &map.collect::<String>());
+        let work = tempfile::tempdir().expect("a temporary folder");
+        fs::write(work.path().join("fix.patch"), patch).expect("writable");
+        let command =
+            klp_build().current_dir(work.path()).env("XDG_CACHE_HOME", work.path()).env("TMPDIR", work.path());
+        let command = command.arg("-k").arg(kernel.path()).args(["--no-link", "--no-verify", "--verbose", "fix.patch"]);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(self.status), "{said}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut changed: Vec<&str> =
+            stdout.lines().filter_map(|l| l.split_once("changed function: ")).map(|(_, f)| f).collect();
+        changed.sort_unstable();
+        assert_eq!(changed, self.changed, "{stdout}");
+        for text in self.says {
+            assert!(said.contains(text), "`{text}` is not in: {said}");
+        }
+        said
+    }
+}
+
+const GIVES_AWAY: &str = "extern int ext(int); extern void later(void *, void (*)(void *)); extern void other(void *);\n\
+                          static __attribute__((noinline)) void release(void *p) { ext((int)(long)p); ext(2); }\n\
+                          void drop(void *p) { ext(1); release(p); other(p); ext(3); }\n";
+const FUNCTIONS: [&str; 5] = ["T drop", "t release", "T ext", "T later", "T other"];
+
+/// On a kernel that tracks indirect branches the address of a function that has no ENDBR is not given away; of another file's
+/// only the image tells, and without it the run says so; an export's address anyone may take.
+#[test]
+fn addresses_on_a_kernel_that_tracks_branches() {
+    let kernel = Run { units: &[("fs/a.c", GIVES_AWAY)], symbols: &FUNCTIONS, ibt: true, ..KERNEL };
+    let says =
+        "`drop` gives away the address of `release`, which the kernel only calls directly: its code has no ENDBR";
+    let own = [("fs/a.c", "ext(1); release(p)", "ext(1); later(p, release)")];
+    Run { edits: &own, changed: &["drop", "release"], says: &[says, "[no-endbr]"], ..kernel }.check();
+    Run { edits: &own, changed: &["drop"], ibt: false, status: 0, ..kernel }.check();
+    let others = [("fs/a.c", "release(p); other(p)", "release(p); later(p, other)")];
+    let says = "whether this kernel (CONFIG_X86_KERNEL_IBT) lets it be called by that is not known";
+    Run { edits: &others, changed: &["drop"], status: 0, says: &["`other`", says], ..kernel }.check();
+    // A function of another unit of the run, whose address was taken there.
+    let two = [
+        ("fs/a.c", GIVES_AWAY),
+        ("fs/b.c", "extern void other(void *);\nvoid *user(void) { return other; }\nint b(void) { return 1; }\n"),
+    ];
+    let edits = [others[0], ("fs/b.c", "return 1", "return 2")];
+    let symbols = ["T drop", "t release", "T ext", "T later", "T other", "T user", "T b"];
+    let said =
+        Run { units: &two, symbols: &symbols, edits: &edits, changed: &["b", "drop"], status: 0, ..kernel }.check();
+    assert!(!said.contains("gives away"), "{said}");
+}
+
+/// What another file of the kernel had for boot only is gone; what the code referred to before (`__ref`) it may refer to still.
+#[test]
+fn memory_that_was_freed() {
+    let text = "extern int ext(long); extern char boot_command_line[];\nint show(int a) { return ext(a) + 1; }\n\
+                int early(int a) { return a ? ext((long)boot_command_line) : 1; }\n";
+    let symbols = ["T show", "T early", "T ext", "T __init_begin", "D boot_command_line", "T __init_end"];
+    let kernel = Run { units: &[("fs/a.c", text)], symbols: &symbols, ..KERNEL };
+    let new = [("fs/a.c", "ext(a) + 1", "ext((long)boot_command_line) + 1")];
+    let says = ["`show` refers to `boot_command_line`, which is freed after boot [init-section]"];
+    Run { edits: &new, changed: &["show"], says: &says, ..kernel }.check();
+    let before = [("fs/a.c", "line) : 1", "line) : 2")];
+    let says =
+        ["warning: vmlinux: `early` refers to `boot_command_line`, which the kernel has freed, as it did before"];
+    Run { edits: &before, changed: &["early"], status: 0, says: &says, ..kernel }.check();
+}
+
+/// A weak function that another file's took the place of is not patched in that one's stead; who calls it calls the one that is.
+#[test]
+fn weak_and_overridden() {
+    let text = "extern int ext(int);\nint __attribute__((weak)) arch_hook(int a) { return ext(a) + 1; }\n\
+                int user(int a) { return ext(arch_hook(a)) + 2; }\n";
+    let overridden = Run { units: &[("fs/a.c", text)], symbols: &["T user", "T arch_hook", "T ext"], ..KERNEL };
+    let edits = [("fs/a.c", "ext(a) + 1", "ext(a) + 7")];
+    let says = [
+        "this file's weak `arch_hook` is not in the kernel: another file's definition took its place [unresolved-symbol]",
+    ];
+    Run { edits: &edits, changed: &["arch_hook"], says: &says, ..overridden }.check();
+    let own = Run { symbols: &["T user", "W arch_hook", "T ext"], status: 0, ..overridden };
+    Run { edits: &edits, changed: &["arch_hook"], ..own }.check();
+    Run { edits: &[("fs/a.c", "+ 2;", "+ 3;")], changed: &["user"], status: 0, ..overridden }.check();
+}
