@@ -10,8 +10,10 @@ use rayon::prelude::*;
 
 use super::indirect;
 use super::inputs::Workbench;
+use super::moved;
 use super::owners;
 use crate::check::live::always_running;
+use crate::diff::verdict::Elsewhere;
 use crate::diff::{self, Diff, closure};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
@@ -54,6 +56,7 @@ pub(super) fn compare<'o>(
             *diff = settled;
         }
     }
+    report.refusals.extend(moved::settle(bench.kernel, units, &mut diffs)?);
     for (unit, diff) in &diffs {
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
@@ -125,7 +128,7 @@ pub(super) fn verify(
     for (index, diff) in diffs {
         let unit = &units[*index];
         let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
-        let which: Vec<_> = changed.filter_map(|f| f.original).collect();
+        let which: Vec<_> = changed.filter_map(|f| f.original).chain(diff.moved_away.iter().copied()).collect();
         if which.is_empty() {
             continue;
         }
@@ -161,7 +164,10 @@ pub(super) fn resolve(
     loaded: &BTreeMap<String, Loaded>,
     report: &mut Report,
 ) -> Result<Vec<UnitPatch>> {
-    let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
+    let mut new_globals: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (index, diff) in diffs {
+        new_globals.entry(&units[*index].object).or_default().extend(diff.new_global_names());
+    }
     let vmlinux = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
     let mut parts = Vec::new();
     let mut given_away = Vec::new();
@@ -176,7 +182,7 @@ pub(super) fn resolve(
             vmlinux: Some(&vmlinux),
             own: Some(&own),
             depends: &depends,
-            new_globals: &new_globals,
+            new_globals: &new_globals[unit.object.as_str()],
             ibt: kernel.config().is_y("X86_KERNEL_IBT"),
         };
         let closure = diff::closure::closure(diff);
@@ -198,7 +204,14 @@ pub(super) fn resolve(
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }
         report.account.add(&resolved.account);
-        let patch = emit::patch_object::build(diff, &closure, &resolved);
+        let mut patch = emit::patch_object::build(diff, &closure, &resolved);
+        for (here, elsewhere) in &diff.elsewhere {
+            let Elsewhere::Moved { from, original } = elsewhere else { continue };
+            match reloc::classify::Classifier::new(&diffs[*from].1, &world).replaced(*original) {
+                Ok((old_name, sympos)) => patch.replace(diff.patched.name(*here), old_name, sympos),
+                Err(refusal) => report.refusals.push(*refusal),
+            }
+        }
         report.refusals.extend(patch.refusals.iter().cloned().map(|r| r.object(&unit.object)));
         let object = report.object(&unit.object);
         for replacement in &patch.replacements {

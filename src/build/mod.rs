@@ -10,6 +10,7 @@ mod inputs;
 mod lines;
 mod many;
 mod module;
+mod moved;
 mod outside;
 mod owners;
 mod types;

@@ -10,7 +10,7 @@ use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::special::Rule;
-use super::verdict::{Diff, Verdict};
+use super::verdict::{Diff, Elsewhere, Verdict};
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
@@ -216,12 +216,17 @@ impl Walk<'_, '_> {
     fn function(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
         let side = self.side();
         let whole = self.diff.new_tables.whole(target);
-        let Some(verdict) = self.carried.get(&whole) else {
-            return self.kernel_owned(from, r, target, offset);
-        };
         let entry_point = self.symbol_offset(target);
         let own_table = side.atom(from).kind == Kind::Entry;
         let internal = own_table || offset != entry_point || r.usage == Use::Branch || target != whole;
+        match self.diff.elsewhere.get(&whole) {
+            Some(Elsewhere::Moved { .. }) if internal => {}
+            Some(_) => return Ok(self.elsewhere(r, target, offset)),
+            None => {}
+        }
+        let Some(verdict) = self.carried.get(&whole) else {
+            return self.kernel_owned(from, r, target, offset);
+        };
         // A new function has no original; a spread one is carried like a new one, but if its address were
         // taken it would not have been spread.
         if internal || *verdict == Verdict::New {
@@ -234,6 +239,9 @@ impl Walk<'_, '_> {
         let side = self.side();
         if self.is_stretched(r, target, offset) {
             return Err(self.nameless(from, r, target, "data outside of every symbol"));
+        }
+        if self.diff.elsewhere.contains_key(&target) {
+            return Ok(self.elsewhere(r, target, offset));
         }
         let constant = self.diff.twins.constants.contains_key(&target);
         if (side.is_private(target) && !constant) || self.diff.data.recarried.contains(&target) {
@@ -255,6 +263,15 @@ impl Walk<'_, '_> {
             return Err(self.gone(from, r, target));
         }
         Ok(Dest::Carried(target, offset))
+    }
+
+    /// A reference to what the kernel has from another unit, by the name that both have for it.
+    fn elsewhere(&self, r: &Ref, target: AtomId, offset: i64) -> Dest {
+        let side = self.side();
+        let symbols = side.atom(target).symbols.iter().map(|s| side.object.symbol(*s));
+        let name = symbols.clone().find(|s| s.st_bind != stb::LOCAL).map_or(side.name(target), |s| &s.name);
+        let outside = Outside { name: name.to_owned(), original: None, local: false, weak: false };
+        Dest::Outside(outside, offset - self.symbol_offset(target) - r.adjust)
     }
 
     /// A reference to what the kernel has: by the original's name.

@@ -11,7 +11,7 @@ mod cut;
 mod data;
 mod entries;
 mod files;
-mod functions;
+pub mod functions;
 pub mod given_away;
 pub mod moved_calls;
 pub mod names;
@@ -112,7 +112,20 @@ pub fn diff_with_owners<'o>(
     drop(compare);
     twins.constants = constants.constants;
     twins.end_trials(&new, &new_tables, &functions);
-    Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, notes, refusals })
+    let (elsewhere, moved_away) = Default::default();
+    Ok(Diff {
+        original: old,
+        patched: new,
+        twins,
+        old_tables,
+        new_tables,
+        functions,
+        data,
+        elsewhere,
+        moved_away,
+        notes,
+        refusals,
+    })
 }
 
 /// What could not be read matters as soon as anything changed: a function's entry may be in it.

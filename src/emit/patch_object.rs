@@ -125,6 +125,16 @@ impl PatchObject {
         functions.for_each(|symbol| *symbol = moved[symbol.index()]);
     }
 
+    /// Lets a function that travels replace one of the kernel's which another unit had.
+    pub fn replace(&mut self, function: &str, old_name: String, sympos: u32) {
+        let named = |id: &SymbolId| {
+            let symbol = self.object.symbol(*id);
+            symbol.name == function && symbol.st_type == stt::FUNC && matches!(symbol.place, Place::Section(_))
+        };
+        let symbol = self.object.symbol_ids().find(named);
+        self.replacements.extend(symbol.map(|symbol| Replacement { old_name, sympos, symbol }));
+    }
+
     /// The functions that tables in `init.c` point to.
     pub fn named_in_tables(&self) -> Vec<SymbolId> {
         let replaced = self.replacements.iter().map(|r| r.symbol);

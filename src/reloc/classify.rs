@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::diff::atoms::{AtomId, Side};
 use crate::diff::closure::Outside;
 use crate::diff::names;
 use crate::diff::verdict::Diff;
@@ -62,6 +63,7 @@ struct Own {
 pub struct Classifier<'a> {
     world: &'a World<'a>,
     original: &'a Object,
+    side: &'a Side<'a>,
     unit: UnitSymbols,
     /// The object's own symbols by name, where it is its own table: without the linked object's.
     namesakes: HashMap<&'a str, Vec<SymbolId>>,
@@ -74,7 +76,7 @@ impl<'a> Classifier<'a> {
         // The object itself is the table: right for whole modules.
         let namesakes = if world.own.is_none() { namesakes(original) } else { HashMap::default() };
         let unit = if world.own.is_some() { unit_symbols(original) } else { UnitSymbols::default() };
-        Classifier { world, original, unit, namesakes }
+        Classifier { world, original, side: &diff.original, unit, namesakes }
     }
 
     /// The way one symbol is resolved.
@@ -99,9 +101,13 @@ impl<'a> Classifier<'a> {
     /// Name and position of a function to be replaced, by the first of its symbols that the kernel knows it by.
     ///
     /// A weak one may mean another file's definition, and then a strong alias of the same code is what there is.
-    pub fn replaced(&self, symbols: &[SymbolId]) -> Result<(String, u32), Box<Refusal>> {
+    pub fn replaced(&self, atom: AtomId) -> Result<(String, u32), Box<Refusal>> {
+        let symbols = &self.side.atom(atom).symbols;
+        let value = |id: &SymbolId| self.original.symbol(*id).st_value;
+        let start = symbols.first().map(value);
         let mut first = None;
-        for id in symbols {
+        // An atom also has the names of places inside of it.
+        for id in symbols.iter().filter(|id| Some(value(id)) == start) {
             let found = self.locate_own(*id).and_then(|own| match own.overridden {
                 false => Ok((self.original.symbol(*id).name.clone(), own.sympos)),
                 true => Err(self.overridden(&self.original.symbol(*id).name)),
@@ -299,6 +305,39 @@ fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<R
         [one] => Some(Ok(table.sympos(*one, is_module).unwrap_or(0) as u32)),
         several => Some(Err(several.len())),
     }
+}
+
+/// New globals that the original unit refers to as another's: they are there already.
+pub fn defined_elsewhere(diff: &Diff<'_>) -> Vec<Refusal> {
+    let mut symbols = diff.original.object.symbols.iter();
+    let new = diff.new_global_names();
+    let used: BTreeSet<&str> = symbols
+        .by_ref()
+        .filter(|s| s.place == Place::Undefined && s.st_bind == stb::GLOBAL && new.contains(&s.name))
+        .map(|s| s.name.as_str())
+        .collect();
+    used.into_iter().map(|name| already_defined(name, None)).collect()
+}
+
+/// The refusal of a new global whose name is taken; by what, where that is known.
+pub fn already_defined(name: &str, by: Option<Binding>) -> Refusal {
+    let (message, advice) = match by {
+        Some(Binding::Weak) => (
+            format!("`{name}` is new, and the kernel has a weak `{name}`, which all the rest of it would go on to use"),
+            "change the weak definition itself, in its own file",
+        ),
+        Some(_) => (
+            format!("`{name}` is new, and the kernel has a `{name}` already: there would be two of them"),
+            "give the new one another name; if it is to take the other's place, change that in its own file",
+        ),
+        None => (
+            format!(
+                "`{name}` is new in this object, and the original refers to it as another's: there would be two of them"
+            ),
+            "compare whole modules, or leave it where it was; `klp-build` with a patch sees both files",
+        ),
+    };
+    Refusal::new(Reason::AlreadyDefined, message, advice).symbol(name)
 }
 
 /// What a unit defines, as the locator wants it.

@@ -13,7 +13,6 @@ pub use classify::{Resolution, World};
 use crate::diff::atoms::{AtomId, Kind, Target};
 use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::{Diff, Verdict};
-use crate::elf::SymbolId;
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 use crate::kernel::symtab::{self, KernelSymbol};
@@ -63,12 +62,7 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
     }
     for function in diff.functions.iter().filter(|f| f.verdict == Verdict::Changed) {
         let Some(old) = function.original.filter(|old| !diff.original.is_init(*old)) else { continue };
-        // An atom also has the names of places inside of it.
-        let symbols = &diff.original.atom(old).symbols;
-        let value = |id: &SymbolId| diff.original.object.symbol(*id).st_value;
-        let Some(start) = symbols.first().map(value) else { continue };
-        let names: Vec<SymbolId> = symbols.iter().copied().filter(|id| value(id) == start).collect();
-        match classifier.replaced(&names) {
+        match classifier.replaced(old) {
             Ok(position) => drop(out.positions.insert(old, position)),
             Err(refusal) => out.refusals.push(*refusal),
         }

@@ -142,3 +142,58 @@ fn weak_and_overridden() {
     Run { edits: &edits, changed: &["arch_hook"], ..own }.check();
     Run { edits: &[("fs/a.c", "+ 2;", "+ 3;")], changed: &["user"], status: 0, ..overridden }.check();
 }
+
+const HERE: &str = "extern int ext(int);\nint shared = 3;\nint foo(int a) { shared += a; return ext(a) + 1; }\n\
+                    int user(int a) { return ext(foo(a)) + 2; }\nstatic int own;\nint count(void) { return ++own; }\n";
+const THERE: &str =
+    "extern int ext(int); extern int foo(int); extern int shared;\nint other(int a) { return ext(foo(a)) + shared; }\n";
+const FOO: &str = "int foo(int a) { shared += a; return ext(a) + 1; }\n";
+
+/// What moves to another file of the kernel is not new: a function replaces the one that the kernel has, a variable is the
+/// kernel's, with the value that it has, and one whose value would be another, or lost, is refused.
+#[test]
+fn moved_to_another_file() {
+    let symbols = ["T user", "T foo", "T count", "D shared", "d own", "T other", "T ext"];
+    let kernel = Run { units: &[("fs/a.c", HERE), ("fs/b.c", THERE)], symbols: &symbols, ..KERNEL };
+    let function = format!("{}int other", FOO.replace("+ 1", "+ 9"));
+    let edits = [("fs/a.c", FOO, "extern int foo(int);\n"), ("fs/b.c", "int other", &function)];
+    Run { edits: &edits, changed: &["foo", "other", "user"], status: 0, ..kernel }.check();
+    let gone = ("fs/a.c", "int shared = 3;", "extern int shared;");
+    let data = [gone, ("fs/b.c", "int other(int a) { return ", "int shared = 3;\nint other(int a) { return 1 + ")];
+    Run { edits: &data, changed: &["other"], status: 0, ..kernel }.check();
+    let data = [gone, ("fs/b.c", "int other", "int shared = 4;\nint other")];
+    let says = ["`shared` moves from `fs/a.c` to `fs/b.c`, and the running kernel keeps it as it is", "[data-changed]"];
+    Run { edits: &data, says: &says, ..kernel }.check();
+    let counter = "static int own;\nint count(void) { return ++own; }\n";
+    let new = format!("{counter}int other");
+    let edits = [("fs/a.c", counter, ""), ("fs/b.c", "int other", &new)];
+    let says =
+        ["`own` moves from `fs/a.c` to `fs/b.c`, and what it holds in the running kernel would be lost [data-changed]"];
+    Run { edits: &edits, changed: &["count"], says: &says, ..kernel }.check();
+}
+
+/// A new function whose name the kernel has already would be a second one; a weak one of its own it would go on to use.
+#[test]
+fn names_that_are_taken() {
+    let symbols = ["T other", "T foo", "D shared", "T ext", "W arch_hook", "T dump", "t quiet"];
+    let kernel = Run { units: &[("fs/b.c", THERE)], symbols: &symbols, ..KERNEL };
+    let edit = |name: &str, how: &str| {
+        format!("{how} int {name}(int a) {{ return ext(a) - 1; }}\nint other(int a) {{ return {name}(3) + ")
+    };
+    let check = |name: &str, how: &str, run: Run<'_>| {
+        let new = edit(name, how);
+        Run { edits: &[("fs/b.c", "int other(int a) { return ", &new)], changed: &["other"], ..run }.check()
+    };
+    let weak = [
+        "`arch_hook` is new, and the kernel has a weak `arch_hook`",
+        "change the weak definition itself",
+        "[already-defined]",
+    ];
+    check("arch_hook", "__attribute__((noinline))", Run { says: &weak, ..kernel });
+    let says = ["`dump` is new, and the kernel has a `dump` already: there would be two of them [already-defined]"];
+    check("dump", "__attribute__((noinline))", Run { says: &says, ..kernel });
+    // A fallback for kernels that have none; a name that only a static function has; a new one.
+    for (name, how) in [("dump", "__attribute__((weak))"), ("quiet", ""), ("fresh", "")] {
+        check(name, how, Run { status: 0, ..kernel });
+    }
+}
