@@ -47,14 +47,21 @@ impl Loaded {
         if all.all(|other| other == first) { first } else { Entry::Unknown }
     }
 
+    /// Whether a function begins here, and not what stands before one.
+    fn is_function(&self, address: u64) -> bool {
+        let helper = |name: &str| name.starts_with("__cfi_") || name.starts_with("__pfx_");
+        self.table.symbols.iter().any(|s| s.address == address && s.kind == Kind::Func && !helper(&s.name))
+    }
+
     fn entry_at(&self, address: u64) -> Entry {
         let held = self.from(address);
         if held.len() < ENDBR.len() {
             return Entry::Unknown;
         }
+        let prefix = address.wrapping_sub(FINEIBT_PREFIX);
         let begins = |address: u64| self.from(address).starts_with(&ENDBR);
         match &self.sealed {
-            _ if self.running.is_some() && begins(address.wrapping_sub(FINEIBT_PREFIX)) => Entry::Open,
+            _ if self.running.is_some() && begins(prefix) && !self.is_function(prefix) => Entry::Open,
             _ if !begins(address) => Entry::Closed,
             Some(sealed) if sealed.contains(&address) => Entry::Sealed,
             Some(_) => Entry::Open,

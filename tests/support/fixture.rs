@@ -10,7 +10,7 @@ use std::process::Command;
 
 use iced_x86::{Decoder, DecoderOptions};
 use klp_build::elf::klp::KlpSymbol;
-use klp_build::elf::object::{shf, stt};
+use klp_build::elf::object::{shf, stb, stt};
 use klp_build::elf::{self, Object, Place};
 
 use crate::objects;
@@ -452,7 +452,15 @@ fn meanings(object: &Object, function: &str) -> Option<Vec<(u64, u32, String)>> 
                         s.place == symbol.place && s.st_type != stt::SECTION && !s.name.starts_with("__pfx_")
                     };
                     let named = object.symbols.iter().filter(of_section).filter(|s| s.st_value as i64 <= at);
-                    match named.max_by_key(|s| s.st_value) {
+                    // Of several names for one place, a weak one is meant only where it is the one referred to.
+                    let by_name = |s: &&elf::Symbol| {
+                        (
+                            s.st_value,
+                            s.st_bind != stb::WEAK || s.name == symbol.name,
+                            s.name == symbol.name && s.st_bind == stb::WEAK,
+                        )
+                    };
+                    match named.max_by_key(by_name) {
                         Some(s) => format!("{}+{}", stem(&s.name), at - s.st_value as i64),
                         None => "something without a name".to_owned(),
                     }
