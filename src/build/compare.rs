@@ -176,13 +176,19 @@ pub(super) fn resolve(
         let own: Arc<SymbolTable> =
             if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
         let depends = depends(kernel, unit, diff);
+        // A module may use what the patch adds to vmlinux, unless it means its own by the name. Not the other way round.
+        let mut linked = new_globals[unit.object.as_str()].clone();
+        if unit.object != "vmlinux" {
+            let theirs = new_globals.get("vmlinux").into_iter().flatten();
+            linked.extend(theirs.filter(|name| own.global(name).is_none()).cloned());
+        }
         let world = World {
             object: &unit.object,
             symvers: kernel.symvers(),
             vmlinux: Some(&vmlinux),
             own: Some(&own),
             depends: &depends,
-            new_globals: &new_globals[unit.object.as_str()],
+            new_globals: &linked,
             ibt: kernel.config().is_y("X86_KERNEL_IBT"),
         };
         let closure = diff::closure::closure(diff);

@@ -17,7 +17,7 @@ use crate::elf::Place;
 use crate::elf::object::stb;
 use crate::error::{Reason, Refusal};
 use crate::kernel::Kernel;
-use crate::kernel::symtab::{Binding, SymbolTable};
+use crate::kernel::symtab::Binding;
 use crate::kernel::unit::Unit;
 use crate::reloc::classify::already_defined;
 
@@ -50,7 +50,7 @@ pub(super) fn settle(kernel: &Kernel, units: &[Unit], diffs: &mut [(usize, Diff<
             }
             let table = kernel.symbols(&unit.object)?;
             let exported = kernel.symvers().get(name).is_some_and(|export| export.object == "vmlinux");
-            match binding(&table, name) {
+            match table.global(name) {
                 Some(_) if weak => found.push((at, atom, Elsewhere::Kernels)),
                 Some(binding) => refusals.push(already_defined(name, Some(binding)).object(&unit.object)),
                 None if exported && unit.object != "vmlinux" => {
@@ -92,11 +92,6 @@ fn lost_globals<'d>(diff: &'d Diff<'_>) -> Vec<(&'d str, AtomId)> {
     let globals = globals.filter(|(_, s)| s.st_bind != stb::LOCAL && matches!(s.place, Place::Section(_)));
     let named = globals.filter_map(|(id, s)| Some((s.name.as_str(), side.of_symbol(id)?)));
     named.filter(|(_, atom)| !diff.twins.forward.contains_key(atom)).collect()
-}
-
-fn binding(table: &SymbolTable, name: &str) -> Option<Binding> {
-    let mut named = table.named(name).iter().map(|i| table.symbols[*i as usize].binding);
-    named.find(|binding| *binding != Binding::Local)
 }
 
 /// Whether what moved here replaces what the kernel has (a function), or is that itself (a variable).
