@@ -130,9 +130,18 @@ fn plain_uses(units: &[UnitPatch]) -> BTreeSet<String> {
 /// Makes the functions that tables point to global; gives the label of each (unit, symbol).
 fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(usize, u32), String> {
     let mut taken = plain_uses.clone();
+    // Two objects of the kernel may have globals of one name.
+    let mut twice: BTreeSet<String> = plain_uses.clone();
+    let mut once: BTreeSet<&str> = BTreeSet::new();
     for unit in units.iter() {
         let globals = unit.patch.object.symbols.iter().filter(|s| s.st_bind != stb::LOCAL);
-        taken.extend(globals.filter(|s| matches!(s.place, Place::Section(_))).map(|s| s.name.clone()));
+        let names = globals.filter(|s| matches!(s.place, Place::Section(_))).map(|s| s.name.as_str());
+        for name in names {
+            taken.insert(name.to_owned());
+            if !once.insert(name) {
+                twice.insert(name.to_owned());
+            }
+        }
     }
     for unit in units.iter_mut() {
         let patch = &mut unit.patch;
@@ -143,12 +152,13 @@ fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(u
             rename(&mut patch.object, id, &mut taken);
             patch.object.symbols[id.index()].st_bind = stb::GLOBAL;
         }
-        // What another unit means by an export's name is the kernel's: its address must not become one in the module.
+        // What another unit means by an export's name is the kernel's: its address must not become one in the module. Only what
+        // is new has to keep its name, for other units to link to.
         for place in patch.replacements.iter().map(|r| patch.object.symbol(r.symbol).place).collect::<Vec<_>>() {
             let names: Vec<SymbolId> = patch.object.symbol_ids().collect();
             for id in names {
                 let symbol = patch.object.symbol(id);
-                if symbol.place == place && symbol.st_bind != stb::LOCAL && plain_uses.contains(&symbol.name) {
+                if symbol.place == place && symbol.st_bind != stb::LOCAL && twice.contains(&symbol.name) {
                     rename(&mut patch.object, id, &mut taken);
                 }
             }
@@ -308,14 +318,19 @@ mod tests {
             &[1, 3],
         );
         let user = unit("b.o", &[("f", None, global), ("alias", None, global), ("new", None, global)], &[]);
-        let third = unit("c.o", &[("new", Some(0), global)], &[]);
+        // Another object's `g`.
+        let third = unit("c.o", &[("new", Some(0), global), ("g", Some(1), global)], &[1]);
         let plan = plan(vec![changed, user, third], &Symvers::default());
         let names = |i: usize| plan.units[i].1.symbols.iter().map(|s: &Symbol| s.name.as_str()).collect::<Vec<_>>();
-        assert_eq!(names(0), ["f.klp1.cold", "f.klp1", "alias.klp1", "g"]);
+        assert_eq!(names(0), ["f.klp1.cold", "f.klp1", "alias.klp1", "g.klp1"]);
         assert_eq!(names(1), ["f", "alias", "new"]);
-        assert_eq!(names(2), ["new"]);
+        assert_eq!(names(2), ["new", "g.klp2"]);
         let table = &plan.tables[0].functions;
-        let expected = [("f".to_owned(), 0, "f.klp1".to_owned()), ("g".to_owned(), 0, "g".to_owned())];
+        let expected = [
+            ("f".to_owned(), 0, "f.klp1".to_owned()),
+            ("g".to_owned(), 0, "g.klp1".to_owned()),
+            ("g".to_owned(), 0, "g.klp2".to_owned()),
+        ];
         assert_eq!(table.as_slice(), expected.as_slice());
     }
 }

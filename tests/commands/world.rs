@@ -1,11 +1,12 @@
 //! Units of a small made-up kernel against what its tables say of the rest of it: whole runs, without an image.
 
 use std::fs;
+use std::process::Command;
 
 use crate::klp_build;
 use crate::small_kernel::{Has, SmallKernel};
 
-/// A kernel with these units and symbols, a patch that edits some of them, and what the run is to say.
+/// A kernel with these units and symbols, a patch that edits some of them, and what the run is to say. `drv/m.c` is a module.
 struct Run<'a> {
     units: &'a [(&'a str, &'a str)],
     /// Letter and name, as in System.map, in the order of their addresses.
@@ -23,13 +24,31 @@ struct Run<'a> {
 const KERNEL: Run<'static> =
     Run { units: &[], symbols: &[], edits: &[], ibt: false, status: 1, changed: &[], says: &[] };
 
+/// Another file of the module.
+const OF_MODULE: &str =
+    "int m_helper(int a) { return a; }\n__attribute__((section(\".init.text\"))) int m_setup(int a) { return a; }\n";
+
 impl Run<'_> {
+    /// What kbuild leaves of a module with this unit.
+    fn make_module(&self, kernel: &SmallKernel, text: &str) {
+        kernel.write("modules.order", "drv/m.o\n");
+        let command = fs::read_to_string(kernel.path().join("drv/.m.o.cmd")).expect("readable");
+        kernel.write("drv/.m.o.cmd", &command.replace("-DKBUILD_MODNAME='\"x\"'", "-DMODULE -DKBUILD_MODNAME='\"m\"'"));
+        kernel.write("whole.c", &(text.to_owned() + OF_MODULE));
+        let mut gcc = Command::new("gcc");
+        gcc.current_dir(kernel.path()).args(["-O2", "-fno-pie", "-mcmodel=kernel", "-c", "-o", "drv/m.ko", "whole.c"]);
+        assert!(gcc.status().expect("gcc runs").success());
+    }
+
     /// Runs it; what it wrote to standard error.
     fn check(&self) -> String {
         let kernel = SmallKernel::new(Has::Boolean);
         let mut patch = String::new();
         for (file, text) in self.units {
             kernel.unit(file, text, "gcc");
+            if *file == "drv/m.c" {
+                self.make_module(&kernel, text);
+            }
             let edits: Vec<_> = self.edits.iter().filter(|(of, ..)| of == file).collect();
             if edits.is_empty() {
                 continue;
@@ -196,4 +215,32 @@ fn names_that_are_taken() {
     for (name, how) in [("dump", "__attribute__((weak))"), ("quiet", ""), ("fresh", "")] {
         check(name, how, Run { status: 0, ..kernel });
     }
+}
+
+/// New globals are known by the object that has them: vmlinux does not mean a module's by the name, a module may mean vmlinux's. What
+/// the module has freed after its load is gone, whatever referred to it before.
+#[test]
+fn objects_have_their_own_names() {
+    let vmlinux = "extern int ext(int); extern int dump(int);\nint show(int a) { return ext(dump(a)) + 1; }\n";
+    let module = "extern int ext(int); extern int m_helper(int); extern int m_setup(int);\n\
+                  int other(int a) { return ext(m_helper(a)) + 1; }\nint early(int a) { return a ? m_setup(a) : 1; }\n";
+    let kernel = Run { units: &[("fs/a.c", vmlinux), ("drv/m.c", module)], symbols: &["T show", "T ext"], ..KERNEL };
+    let with = Run { symbols: &["T show", "T ext", "T dump"], status: 0, ..kernel };
+    let new = "__attribute__((noinline)) int dump(int a) { return ext(a) - 9; }\nint other(int a) { return dump(3) + ";
+    let of_module = [("fs/a.c", "+ 1;", "+ 2;"), ("drv/m.c", "int other(int a) { return ", new)];
+    Run { edits: &of_module, changed: &["other", "show"], ..with }.check();
+    let says = ["`dump` is in no object of the kernel [unresolved-symbol]"];
+    Run { edits: &of_module, changed: &["other", "show"], says: &says, ..kernel }.check();
+    let fresh = [
+        ("fs/a.c", "int show", "int fresh(int a) { return ext(a) - 7; }\nint show"),
+        ("drv/m.c", "int other(int a) { return ", "extern int fresh(int);\nint other(int a) { return fresh(a) + "),
+    ];
+    Run { edits: &fresh, changed: &["other"], ..with }.check();
+    let taken = new.replace("dump", "m_helper");
+    let taken =
+        [("drv/m.c", "extern int m_helper(int);", ""), ("drv/m.c", "int other(int a) { return ", taken.as_str())];
+    let says = ["m: `m_helper` is new, and the kernel has a `m_helper` already"];
+    Run { edits: &taken, changed: &["other"], says: &says, ..kernel }.check();
+    let says = ["m: `early` refers to `m_setup`, which is freed after the module's load [init-section]"];
+    Run { edits: &[("drv/m.c", ": 1;", ": 2;")], changed: &["early"], says: &says, ..kernel }.check();
 }
