@@ -101,11 +101,12 @@ fn moved(
     here: &Diff<'_>,
     new: AtomId,
     (from, to): (&Unit, &Unit),
-) -> Result<bool, Refusal> {
+) -> Result<bool, Box<Refusal>> {
     let name = here.patched.name(new);
     let way = format!("`{name}` moves from `{}` to `{}`", from.source.display(), to.source.display());
-    let refuse =
-        |reason, why: &str, advice: &str| Err(Refusal::new(reason, format!("{way}, {why}"), advice).symbol(name));
+    let refuse = |reason, why: &str, advice: &str| {
+        Err(Box::new(Refusal::new(reason, format!("{way}, {why}"), advice).symbol(name)))
+    };
     let section = there.original.section_name(old);
     match (there.original.atom(old).kind, here.patched.atom(new).kind) {
         (Kind::Function, Kind::Function) => {
