@@ -75,7 +75,8 @@ pub(super) fn judge(
                 continue;
             }
             Some(Entry::Sealed) => {
-                report.refusals.push(given.refusal("boot overwrites its ENDBR instruction").object(of));
+                let when = if given.object == "vmlinux" { "boot" } else { "the module's load" };
+                report.refusals.push(given.refusal(&format!("{when} overwrites its ENDBR instruction")).object(of));
                 continue;
             }
             // objtool sees the table of exports as a reference to each.
