@@ -43,6 +43,10 @@ reasons! {
     AmbiguousTwin = "ambiguous-twin",
     /// Several symbols of the kernel have the name, and which is meant cannot be told.
     AmbiguousSymbol = "ambiguous-symbol",
+    /// A function of the kernel that cannot be called by its address on this kernel is given away.
+    NoEndbr = "no-endbr",
+    /// A new function or variable has the name of one that the kernel has already.
+    AlreadyDefined = "already-defined",
     /// No symbol of the kernel can be what a reference needs.
     UnresolvedSymbol = "unresolved-symbol",
     /// A static key or static call of a module cannot be used from a livepatch.

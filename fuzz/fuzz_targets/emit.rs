@@ -9,7 +9,7 @@ use klp_build::diff::{self, closure};
 use klp_build::elf;
 use klp_build::emit::patch_object;
 use klp_build::kernel::symvers::Symvers;
-use klp_build::reloc::{self, World};
+use klp_build::reloc::{self, World, indirect};
 use klp_build_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 
@@ -29,6 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
             own: None,
             depends: &BTreeSet::new(),
             new_globals: &diff.new_global_names(),
+            ibt: indirect::has_endbr(&original),
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use super::indirect;
 use super::inputs::Workbench;
+use super::moved;
 use super::owners;
 use crate::check::live::always_running;
+use crate::diff::verdict::Elsewhere;
 use crate::diff::{self, Diff, closure};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
@@ -53,6 +56,7 @@ pub(super) fn compare<'o>(
             *diff = settled;
         }
     }
+    report.refusals.extend(moved::settle(bench.kernel, units, &mut diffs)?);
     for (unit, diff) in &diffs {
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
@@ -124,7 +128,7 @@ pub(super) fn verify(
     for (index, diff) in diffs {
         let unit = &units[*index];
         let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
-        let which: Vec<_> = changed.filter_map(|f| f.original).collect();
+        let which: Vec<_> = changed.filter_map(|f| f.original).chain(diff.moved_away.iter().copied()).collect();
         if which.is_empty() {
             continue;
         }
@@ -156,24 +160,36 @@ pub(super) fn resolve(
     kernel: &Kernel,
     units: &[Unit],
     diffs: &[(usize, Diff<'_>)],
+    request: &Request,
     loaded: &BTreeMap<String, Loaded>,
     report: &mut Report,
 ) -> Result<Vec<UnitPatch>> {
-    let new_globals: BTreeSet<String> = diffs.iter().flat_map(|(_, d)| d.new_global_names()).collect();
+    let mut new_globals: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (index, diff) in diffs {
+        new_globals.entry(&units[*index].object).or_default().extend(diff.new_global_names());
+    }
     let vmlinux = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
     let mut parts = Vec::new();
+    let mut given_away = Vec::new();
     for (index, diff) in diffs.iter().filter(|(_, d)| !d.is_empty()) {
         let unit = &units[*index];
         let own: Arc<SymbolTable> =
             if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
         let depends = depends(kernel, unit, diff);
+        // A module may use what the patch adds to vmlinux, unless it means its own by the name. Not the other way round.
+        let mut linked = new_globals[unit.object.as_str()].clone();
+        if unit.object != "vmlinux" {
+            let theirs = new_globals.get("vmlinux").into_iter().flatten();
+            linked.extend(theirs.filter(|name| own.global(name).is_none()).cloned());
+        }
         let world = World {
             object: &unit.object,
             symvers: kernel.symvers(),
             vmlinux: Some(&vmlinux),
             own: Some(&own),
             depends: &depends,
-            new_globals: &new_globals,
+            new_globals: &linked,
+            ibt: kernel.config().is_y("X86_KERNEL_IBT"),
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);
@@ -186,6 +202,7 @@ pub(super) fn resolve(
             .refusals
             .extend(closure.refusals.iter().chain(&resolved.refusals).cloned().map(|r| r.object(&unit.object)));
         report.warnings.extend(resolved.warnings.iter().cloned());
+        given_away.extend(resolved.indirect.iter().cloned().map(|given| (*index, given)));
         report
             .warnings
             .extend(diff::warnings(diff, &closure).iter().map(|warning| format!("{}: {warning}", unit.object)));
@@ -193,7 +210,14 @@ pub(super) fn resolve(
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }
         report.account.add(&resolved.account);
-        let patch = emit::patch_object::build(diff, &closure, &resolved);
+        let mut patch = emit::patch_object::build(diff, &closure, &resolved);
+        for (here, elsewhere) in &diff.elsewhere {
+            let Elsewhere::Moved { from, original } = elsewhere else { continue };
+            match reloc::classify::Classifier::new(&diffs[*from].1, &world).replaced(*original) {
+                Ok((old_name, sympos)) => patch.replace(diff.patched.name(*here), old_name, sympos),
+                Err(refusal) => report.refusals.push(*refusal),
+            }
+        }
         report.refusals.extend(patch.refusals.iter().cloned().map(|r| r.object(&unit.object)));
         let object = report.object(&unit.object);
         for replacement in &patch.replacements {
@@ -208,6 +232,7 @@ pub(super) fn resolve(
         let held = diff.data.held.clone();
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
+    indirect::judge(kernel, request, units, diffs, loaded, &given_away, report)?;
     report.warnings.extend(diff::moved_calls::warnings(diffs.iter().map(|(_, diff)| diff)));
     let mut said = HashSet::new();
     report.refusals.retain(|r| said.insert((r.message.clone(), r.object.clone())));

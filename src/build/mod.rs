@@ -5,10 +5,12 @@
 
 mod added;
 mod compare;
+mod indirect;
 mod inputs;
 mod lines;
 mod many;
 mod module;
+mod moved;
 mod outside;
 mod owners;
 mod types;
@@ -106,7 +108,7 @@ fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, p
     types::check(kernel, &units, &compiles, &diffs, request, &mut report)?;
     let loaded = loaded?;
     compare::verify(kernel, &units, &diffs, request, &loaded, &mut report)?;
-    let parts = compare::resolve(kernel, &units, &diffs, &loaded, &mut report)?;
+    let parts = compare::resolve(kernel, &units, &diffs, request, &loaded, &mut report)?;
     lines::locate(bench, &units, &diffs, &[work.path(), kernel.source()], &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));

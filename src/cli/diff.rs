@@ -14,7 +14,7 @@ use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::Symvers;
-use crate::reloc::{self, World};
+use crate::reloc::{self, World, classify, indirect};
 use crate::report::{Outcome, Report};
 
 /// Two objects, and what is known of the kernel.
@@ -85,9 +85,11 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             own: None,
             depends: &depends,
             new_globals: &diff.new_global_names(),
+            ibt: indirect::has_endbr(&original),
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);
+        report.refusals.extend(classify::defined_elsewhere(&diff).into_iter().map(|r| r.object(&name)));
         let patch = patch_object::build(&diff, &closure, &resolved);
         let refusals = closure.refusals.iter().chain(&resolved.refusals).chain(&patch.refusals);
         report.refusals.extend(refusals.cloned().map(|r| r.object(&name)));

@@ -11,7 +11,7 @@ use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::btf_ids;
 use super::names;
 use super::special::Rule;
-use super::verdict::{Diff, Verdict};
+use super::verdict::{Diff, Elsewhere, Verdict};
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
@@ -229,12 +229,17 @@ impl Walk<'_, '_> {
     fn function(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
         let side = self.side();
         let whole = self.diff.new_tables.whole(target);
-        let Some(verdict) = self.carried.get(&whole) else {
-            return self.kernel_owned(from, r, target, offset);
-        };
         let entry_point = self.symbol_offset(target);
         let own_table = side.atom(from).kind == Kind::Entry;
         let internal = own_table || offset != entry_point || r.usage == Use::Branch || target != whole;
+        match self.diff.elsewhere.get(&whole) {
+            Some(Elsewhere::Moved { .. }) if internal => {}
+            Some(_) => return Ok(self.elsewhere(r, target, offset)),
+            None => {}
+        }
+        let Some(verdict) = self.carried.get(&whole) else {
+            return self.kernel_owned(from, r, target, offset);
+        };
         // A new function has no original; a spread one is carried like a new one, but if its address were
         // taken it would not have been spread.
         if internal || *verdict == Verdict::New {
@@ -250,6 +255,9 @@ impl Walk<'_, '_> {
         }
         if let Some((array, next)) = self.diff.twins.ends.in_doubt.get(&(side.atom(from).section, r.reloc.r_offset)) {
             return Err(Box::new(self.doubtful_end(from, r, *array, *next)));
+        }
+        if self.diff.elsewhere.contains_key(&target) {
+            return Ok(self.elsewhere(r, target, offset));
         }
         let constant = self.diff.twins.constants.contains_key(&target);
         if !constant
@@ -282,6 +290,15 @@ impl Walk<'_, '_> {
         Ok(Dest::Carried(target, offset))
     }
 
+    /// A reference to what the kernel has from another unit, by the name that both have for it.
+    fn elsewhere(&self, r: &Ref, target: AtomId, offset: i64) -> Dest {
+        let side = self.side();
+        let symbols = side.atom(target).symbols.iter().map(|s| side.object.symbol(*s));
+        let name = symbols.clone().find(|s| s.st_bind != stb::LOCAL).map_or(side.name(target), |s| &s.name);
+        let outside = Outside { name: name.to_owned(), original: None, local: false, weak: false };
+        Dest::Outside(outside, offset - self.symbol_offset(target) - r.adjust)
+    }
+
     /// A reference to what the kernel has: by the original's name.
     fn kernel_owned(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> Result<Dest, Box<Refusal>> {
         let twins = &self.diff.twins;
@@ -295,7 +312,7 @@ impl Walk<'_, '_> {
         if original.is_init(twin) || names::is_exit_section(original.section_name(twin)) {
             return Err(self.gone(from, r, target));
         }
-        let Some(symbol_id) = original.atom(twin).symbols.first().copied() else {
+        let Some(symbol_id) = self.original_symbol(r, twin) else {
             return Err(self.gone(from, r, target));
         };
         let symbol = original.object.symbol(symbol_id);
@@ -307,6 +324,25 @@ impl Walk<'_, '_> {
             weak: false,
         };
         Ok(Dest::Outside(outside, addend))
+    }
+
+    /// By which of its symbols the kernel knows what a reference leads to.
+    ///
+    /// A weak one may mean another unit's definition: only a reference through that very name does. One through a strong or
+    /// static alias means this unit's.
+    fn original_symbol(&self, r: &Ref, twin: AtomId) -> Option<SymbolId> {
+        let original = &self.diff.original;
+        let symbols = &original.atom(twin).symbols;
+        let first = *symbols.first()?;
+        let is_weak = |id: &SymbolId| original.object.symbol(*id).st_bind == stb::WEAK;
+        if !is_weak(&first) {
+            return Some(first);
+        }
+        let meant = r.reloc.symbol.map(|id| self.side().object.symbol(id)).filter(|s| s.st_bind == stb::WEAK);
+        let same_name = |id: &&SymbolId| meant.is_some_and(|s| s.name == original.object.symbol(**id).name);
+        let start = original.object.symbol(first).st_value;
+        let strong = |id: &&SymbolId| !is_weak(id) && original.object.symbol(**id).st_value == start;
+        symbols.iter().find(same_name).or_else(|| symbols.iter().find(strong)).copied().or(Some(first))
     }
 
     /// Offset of the naming symbol in a patched atom (a function's padding comes before it).

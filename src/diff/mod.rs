@@ -15,7 +15,7 @@ mod data;
 mod ends;
 mod entries;
 mod files;
-mod functions;
+pub mod functions;
 mod given_away;
 pub mod moved_calls;
 pub mod names;
@@ -124,7 +124,20 @@ pub fn diff_with_owners<'o>(
     twins.constants = constants.originals;
     twins.ambiguous.extend(constants.in_doubt);
     twins.end_trials(&new, &new_tables, &functions);
-    Ok(Diff { original: old, patched: new, twins, old_tables, new_tables, functions, data, notes, refusals })
+    let (elsewhere, moved_away) = Default::default();
+    Ok(Diff {
+        original: old,
+        patched: new,
+        twins,
+        old_tables,
+        new_tables,
+        functions,
+        data,
+        elsewhere,
+        moved_away,
+        notes,
+        refusals,
+    })
 }
 
 /// What a person has to think about in what travels: nothing in the code tells whether it is right.

@@ -51,6 +51,20 @@ pub struct DataChanges {
     pub new_globals: Vec<AtomId>,
 }
 
+/// What a unit's comparison takes for new, and the kernel has already; only all units together tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// The kernel's own is meant by every reference.
+    Kernels,
+    /// A function that another unit had: it replaces the kernel's.
+    Moved {
+        /// Which of the run's units.
+        from: usize,
+        /// The function there.
+        original: AtomId,
+    },
+}
+
 /// Everything a comparison found.
 pub struct Diff<'o> {
     /// Original side.
@@ -67,6 +81,10 @@ pub struct Diff<'o> {
     pub functions: Vec<FunctionVerdict>,
     /// Data that travels.
     pub data: DataChanges,
+    /// What is not new to the kernel: it came from another unit.
+    pub elsewhere: HashMap<AtomId, Elsewhere>,
+    /// Functions of the original that went to another unit, and are replaced by that one's.
+    pub moved_away: HashSet<AtomId>,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
     /// Why the answer is no.
@@ -101,7 +119,7 @@ impl Diff<'_> {
         let functions = self.functions.iter().filter(|f| f.verdict == Verdict::New).filter_map(|f| f.patched);
         functions
             .chain(self.data.new_globals.iter().copied())
-            .filter(|id| self.patched.is_global(*id))
+            .filter(|id| self.patched.is_global(*id) && !self.elsewhere.contains_key(id))
             .flat_map(|id| self.patched.atom(id).symbols.iter())
             .map(|s| self.patched.object.symbol(*s).name.clone())
             .collect()

@@ -125,6 +125,16 @@ impl PatchObject {
         functions.for_each(|symbol| *symbol = moved[symbol.index()]);
     }
 
+    /// Lets a function that travels replace one of the kernel's which another unit had.
+    pub fn replace(&mut self, function: &str, old_name: String, sympos: u32) {
+        let named = |id: &SymbolId| {
+            let symbol = self.object.symbol(*id);
+            symbol.name == function && symbol.st_type == stt::FUNC && matches!(symbol.place, Place::Section(_))
+        };
+        let symbol = self.object.symbol_ids().find(named);
+        self.replacements.extend(symbol.map(|symbol| Replacement { old_name, sympos, symbol }));
+    }
+
     /// The functions that tables in `init.c` point to.
     pub fn named_in_tables(&self) -> Vec<SymbolId> {
         let replaced = self.replacements.iter().map(|r| r.symbol);
@@ -443,9 +453,9 @@ impl Builder<'_, '_> {
     fn replacements(&self) -> Vec<Replacement> {
         let changed = self.diff.functions.iter().filter(|f| f.verdict == Verdict::Changed);
         let replacement = |function: &FunctionVerdict| {
-            let sympos = *self.resolved.positions.get(&function.original?)?;
+            let (old_name, sympos) = self.resolved.positions.get(&function.original?)?.clone();
             let symbol = *self.atom_symbols.get(&function.patched?)?;
-            Some(Replacement { old_name: function.name.clone(), sympos, symbol })
+            Some(Replacement { old_name, sympos, symbol })
         };
         changed.filter_map(replacement).collect()
     }

@@ -14,7 +14,7 @@ use super::patch_object::PatchObject;
 use super::states::State;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{Symbol, stb, stt};
-use crate::elf::{Object, Place};
+use crate::elf::{Object, Place, SymbolId};
 use crate::kernel::symvers::Symvers;
 
 /// One unit's contribution.
@@ -130,24 +130,38 @@ fn plain_uses(units: &[UnitPatch]) -> BTreeSet<String> {
 /// Makes the functions that tables point to global; gives the label of each (unit, symbol).
 fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(usize, u32), String> {
     let mut taken = plain_uses.clone();
+    // Two objects of the kernel may have globals of one name.
+    let mut twice: BTreeSet<String> = plain_uses.clone();
+    let mut once: BTreeSet<&str> = BTreeSet::new();
     for unit in units.iter() {
         let globals = unit.patch.object.symbols.iter().filter(|s| s.st_bind != stb::LOCAL);
-        taken.extend(globals.filter(|s| matches!(s.place, Place::Section(_))).map(|s| s.name.clone()));
+        let names = globals.filter(|s| matches!(s.place, Place::Section(_))).map(|s| s.name.as_str());
+        for name in names {
+            taken.insert(name.to_owned());
+            if !once.insert(name) {
+                twice.insert(name.to_owned());
+            }
+        }
     }
     for unit in units.iter_mut() {
         let patch = &mut unit.patch;
         for id in patch.named_in_tables() {
-            let symbol = &mut patch.object.symbols[id.index()];
-            if symbol.st_bind != stb::LOCAL {
+            if patch.object.symbol(id).st_bind != stb::LOCAL {
                 continue;
             }
-            let base = symbol.name.clone();
-            let mut n = 1;
-            while !taken.insert(symbol.name.clone()) {
-                symbol.name = format!("{base}.klp{n}");
-                n += 1;
+            rename(&mut patch.object, id, &mut taken);
+            patch.object.symbols[id.index()].st_bind = stb::GLOBAL;
+        }
+        // What another unit means by an export's name is the kernel's: its address must not become one in the module. Only what
+        // is new has to keep its name, for other units to link to.
+        for place in patch.replacements.iter().map(|r| patch.object.symbol(r.symbol).place).collect::<Vec<_>>() {
+            let names: Vec<SymbolId> = patch.object.symbol_ids().collect();
+            for id in names {
+                let symbol = patch.object.symbol(id);
+                if symbol.place == place && symbol.st_bind != stb::LOCAL && twice.contains(&symbol.name) {
+                    rename(&mut patch.object, id, &mut taken);
+                }
             }
-            symbol.st_bind = stb::GLOBAL;
         }
         patch.locals_first();
     }
@@ -159,6 +173,30 @@ fn promote(units: &mut [UnitPatch], plain_uses: &BTreeSet<String>) -> HashMap<(u
         }
     }
     labels
+}
+
+/// Gives a function a name that nobody has, where its own is taken.
+fn rename(object: &mut Object, id: SymbolId, taken: &mut BTreeSet<String>) {
+    let base = object.symbol(id).name.clone();
+    let mut name = base.clone();
+    let mut n = 1;
+    while !taken.insert(name.clone()) {
+        name = format!("{base}.klp{n}");
+        n += 1;
+    }
+    if name == base {
+        return;
+    }
+    // objtool finds the function that a cold part belongs to by name (tools/objtool/elf.c, `read_symbols`).
+    let cold = format!("{base}.cold");
+    for symbol in object.symbols.iter_mut().filter(|s| matches!(s.place, Place::Section(_))) {
+        if let Some(rest) = symbol.name.strip_prefix(&cold)
+            && (rest.is_empty() || rest.starts_with('.'))
+        {
+            symbol.name = format!("{name}.cold{rest}");
+        }
+    }
+    object.symbols[id.index()].name = name;
 }
 
 fn rename_livepatch_symbols(
@@ -227,4 +265,72 @@ fn tables(units: &[UnitPatch], labels: &HashMap<(usize, u32), String>) -> Vec<Ob
         }
     }
     by_object.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::object::shf;
+    use crate::elf::{Section, SectionId};
+    use crate::emit::patch_object::Replacement;
+
+    fn unit(target: &str, symbols: &[(&str, Option<u32>, u8)], replaces: &[u32]) -> UnitPatch {
+        let mut patch = PatchObject::default();
+        for (name, section, st_bind) in symbols {
+            let place = section.map_or(Place::Undefined, |s| Place::Section(SectionId(s)));
+            let (name, st_type) = ((*name).to_owned(), stt::FUNC);
+            let (st_value, st_size, st_other, file) = (0, 0, 0, None);
+            patch.object.symbols.push(Symbol {
+                name,
+                st_value,
+                st_size,
+                st_type,
+                st_bind: *st_bind,
+                st_other,
+                place,
+                file,
+            });
+            if let Some(section) = section {
+                let needed = *section as usize + 1;
+                let code = Section {
+                    name: format!(".text.{section}"),
+                    sh_flags: shf::ALLOC | shf::EXECINSTR,
+                    ..Section::default()
+                };
+                patch.object.sections.resize(patch.object.sections.len().max(needed), code);
+            }
+        }
+        let old = |id: &u32| (patch.object.symbols[*id as usize].name.clone(), SymbolId(*id));
+        let replacements =
+            replaces.iter().map(old).map(|(old_name, symbol)| Replacement { old_name, sympos: 0, symbol });
+        patch.replacements = replacements.collect();
+        UnitPatch { target: target.to_owned(), object: "vmlinux".to_owned(), patch, held: Vec::new() }
+    }
+
+    /// The address of an exported function that changed is the kernel's in every unit: had the module a symbol of that name, the
+    /// link would take it, and the address would be gone with the module. Cold parts keep the name of what they are part of.
+    #[test]
+    fn no_definition_takes_the_place_of_an_export() {
+        let (global, local) = (stb::GLOBAL, stb::LOCAL);
+        let changed = unit(
+            "a.o",
+            &[("f.cold", Some(1), local), ("f", Some(0), global), ("alias", Some(0), global), ("g", Some(2), global)],
+            &[1, 3],
+        );
+        let user = unit("b.o", &[("f", None, global), ("alias", None, global), ("new", None, global)], &[]);
+        // Another object's `g`.
+        let third = unit("c.o", &[("new", Some(0), global), ("g", Some(1), global)], &[1]);
+        let plan = plan(vec![changed, user, third], &Symvers::default());
+        let names = |i: usize| plan.units[i].1.symbols.iter().map(|s: &Symbol| s.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(0), ["f.klp1.cold", "f.klp1", "alias.klp1", "g.klp1"]);
+        assert_eq!(names(1), ["f", "alias", "new"]);
+        assert_eq!(names(2), ["new", "g.klp2"]);
+        let table = &plan.tables[0].functions;
+        let expected = [
+            ("f".to_owned(), 0, "f.klp1".to_owned()),
+            ("g".to_owned(), 0, "g.klp1".to_owned()),
+            ("g".to_owned(), 0, "g.klp2".to_owned()),
+        ];
+        assert_eq!(table.as_slice(), expected.as_slice());
+    }
 }

@@ -92,6 +92,12 @@ impl SymbolTable {
         }
     }
 
+    /// How the global symbol of this name is bound, where there is one.
+    pub fn global(&self, name: &str) -> Option<Binding> {
+        let mut named = self.named(name).iter().map(|i| self.symbols[*i as usize].binding);
+        named.find(|binding| *binding != Binding::Local)
+    }
+
     /// Distance to the next address: no symbol can be longer.
     pub fn room(&self, index: u32) -> Option<u64> {
         let address = self.symbols[index as usize].address;

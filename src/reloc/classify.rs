@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::diff::atoms::{AtomId, Side};
 use crate::diff::closure::Outside;
 use crate::diff::names;
 use crate::diff::verdict::Diff;
@@ -34,6 +35,8 @@ pub struct World<'k> {
     pub depends: &'k BTreeSet<String>,
     /// Symbols that other units of this livepatch newly define.
     pub new_globals: &'k BTreeSet<String>,
+    /// The kernel tracks indirect branches (CONFIG_X86_KERNEL_IBT).
+    pub ibt: bool,
 }
 
 /// How a symbol is resolved.
@@ -49,10 +52,18 @@ pub enum Resolution {
     WeakZero,
 }
 
+/// Where the kernel has something of the unit's.
+struct Own {
+    sympos: u32,
+    /// The unit's definition is weak, and this is another unit's.
+    overridden: bool,
+}
+
 /// Classifies the symbols of one unit.
 pub struct Classifier<'a> {
     world: &'a World<'a>,
     original: &'a Object,
+    side: &'a Side<'a>,
     unit: UnitSymbols,
     /// The object's own symbols by name, where it is its own table: without the linked object's.
     namesakes: HashMap<&'a str, Vec<SymbolId>>,
@@ -65,7 +76,7 @@ impl<'a> Classifier<'a> {
         // The object itself is the table: right for whole modules.
         let namesakes = if world.own.is_none() { namesakes(original) } else { HashMap::default() };
         let unit = if world.own.is_some() { unit_symbols(original) } else { UnitSymbols::default() };
-        Classifier { world, original, unit, namesakes }
+        Classifier { world, original, side: &diff.original, unit, namesakes }
     }
 
     /// The way one symbol is resolved.
@@ -87,11 +98,41 @@ impl<'a> Classifier<'a> {
         Ok(found)
     }
 
-    /// The original symbol of a function or datum that this unit defines, for the livepatch tables.
-    pub fn position(&self, id: SymbolId) -> Result<u32, Box<Refusal>> {
-        let symbol = self.original.symbol(id);
-        let local = symbol.st_bind == stb::LOCAL;
-        self.locate_own(id, &symbol.name, local, Some(symbol.st_size).filter(|s| *s > 0), symbol.st_type == stt::FUNC)
+    /// Name and position of a function to be replaced, by the first of its symbols that the kernel knows it by.
+    ///
+    /// A weak one may mean another file's definition, and then a strong alias of the same code is what there is.
+    pub fn replaced(&self, atom: AtomId) -> Result<(String, u32), Box<Refusal>> {
+        let symbols = &self.side.atom(atom).symbols;
+        let value = |id: &SymbolId| self.original.symbol(*id).st_value;
+        let start = symbols.first().map(value);
+        let mut first = None;
+        // An atom also has the names of places inside of it.
+        for id in symbols.iter().filter(|id| Some(value(id)) == start) {
+            let found = self.locate_own(*id).and_then(|own| match own.overridden {
+                false => Ok((self.original.symbol(*id).name.clone(), own.sympos)),
+                true => Err(self.overridden(&self.original.symbol(*id).name)),
+            });
+            match found {
+                Ok(found) => return Ok(found),
+                Err(refusal) => first = first.or(Some(refusal)),
+            }
+        }
+        Err(first.unwrap_or_else(|| self.missing("?")))
+    }
+
+    /// The position of what a reference to a symbol of this unit leads to: where a weak one was overridden, to the
+    /// definition that the kernel has.
+    fn position(&self, id: SymbolId) -> Result<u32, Box<Refusal>> {
+        let own = self.locate_own(id)?;
+        let table = self.world.own;
+        match table {
+            Some(table) if own.overridden => {
+                let name = &self.original.symbol(id).name;
+                let found = global_position(table, name, self.world.object != "vmlinux");
+                found.unwrap_or(Ok(own.sympos)).map_err(|several| self.ambiguous(name, several))
+            }
+            _ => Ok(own.sympos),
+        }
     }
 
     fn local(&self, symbol: &Outside) -> Result<Resolution, Box<Refusal>> {
@@ -192,42 +233,54 @@ impl<'a> Classifier<'a> {
         sections.all(|s| Some(s) == first)
     }
 
-    fn locate_own(
-        &self,
-        id: SymbolId,
-        name: &str,
-        local: bool,
-        size: Option<u64>,
-        is_function: bool,
-    ) -> Result<u32, Box<Refusal>> {
+    /// Where the kernel has a symbol of this unit.
+    fn locate_own(&self, id: SymbolId) -> Result<Own, Box<Refusal>> {
         let world = self.world;
-        let Some(table) = world.own else { return self.position_in_itself(id, name) };
-        let is_module = world.object != "vmlinux";
-        let binding = if local { Binding::Local } else { Binding::Global };
-        let kind = if is_function { Kind::Func } else { Kind::Object };
-        let wanted = Wanted { name, binding, size, kind };
-        let refuse = |reason, message: String, advice: &str| {
-            Err(Box::new(Refusal::new(reason, message, advice).object(world.object).symbol(name)))
+        let symbol = self.original.symbol(id);
+        let name = symbol.name.as_str();
+        let Some(table) = world.own else {
+            return self.position_in_itself(id, name).map(|sympos| Own { sympos, overridden: false });
         };
-        match Locator::new(table, &self.unit, is_module).locate(&wanted) {
-            Location::Located(found) if found.init => refuse(
+        let binding = match symbol.st_bind {
+            stb::LOCAL => Binding::Local,
+            stb::WEAK => Binding::Weak,
+            _ => Binding::Global,
+        };
+        let kind = if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object };
+        let wanted = Wanted { name, binding, size: Some(symbol.st_size).filter(|s| *s > 0), kind };
+        match Locator::new(table, &self.unit, world.object != "vmlinux").locate(&wanted) {
+            Location::Located(found) if found.init => Err(self.refusal(
                 Reason::InitSection,
                 format!("`{name}` lies in memory that the kernel has freed"),
                 "take the reference out of the patch",
-            ),
-            Location::Located(found) if found.overridden => refuse(
-                Reason::UnresolvedSymbol,
-                format!("this file's weak `{name}` is not in the kernel: another file's definition took its place"),
-                "patch the definition that the kernel has",
-            ),
-            Location::Located(found) => Ok(found.sympos as u32),
+                name,
+            )),
+            Location::Located(found) => Ok(Own { sympos: found.sympos as u32, overridden: found.overridden }),
             Location::Ambiguous { candidates } => Err(self.ambiguous(name, candidates.len())),
-            Location::Missing => refuse(
-                Reason::UnresolvedSymbol,
-                format!("`{name}` is not in the symbol table of {}", world.object),
-                "check that the symbol table, the configuration and the compiler are those of the kernel",
-            ),
+            Location::Missing => Err(self.missing(name)),
         }
+    }
+
+    fn missing(&self, name: &str) -> Box<Refusal> {
+        self.refusal(
+            Reason::UnresolvedSymbol,
+            format!("`{name}` is not in the symbol table of {}", self.world.object),
+            "check that the symbol table, the configuration and the compiler are those of the kernel",
+            name,
+        )
+    }
+
+    fn overridden(&self, name: &str) -> Box<Refusal> {
+        self.refusal(
+            Reason::UnresolvedSymbol,
+            format!("this file's weak `{name}` is not in the kernel: another file's definition took its place"),
+            "patch the definition that the kernel has",
+            name,
+        )
+    }
+
+    fn refusal(&self, reason: Reason, message: String, advice: &str, name: &str) -> Box<Refusal> {
+        Box::new(Refusal::new(reason, message, advice).object(self.world.object).symbol(name))
     }
 
     fn ambiguous(&self, name: &str, candidates: usize) -> Box<Refusal> {
@@ -252,6 +305,39 @@ fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<R
         [one] => Some(Ok(table.sympos(*one, is_module).unwrap_or(0) as u32)),
         several => Some(Err(several.len())),
     }
+}
+
+/// New globals that the original unit refers to as another's: they are there already.
+pub fn defined_elsewhere(diff: &Diff<'_>) -> Vec<Refusal> {
+    let mut symbols = diff.original.object.symbols.iter();
+    let new = diff.new_global_names();
+    let used: BTreeSet<&str> = symbols
+        .by_ref()
+        .filter(|s| s.place == Place::Undefined && s.st_bind == stb::GLOBAL && new.contains(&s.name))
+        .map(|s| s.name.as_str())
+        .collect();
+    used.into_iter().map(|name| already_defined(name, None)).collect()
+}
+
+/// The refusal of a new global whose name is taken; by what, where that is known.
+pub fn already_defined(name: &str, by: Option<Binding>) -> Refusal {
+    let (message, advice) = match by {
+        Some(Binding::Weak) => (
+            format!("`{name}` is new, and the kernel has a weak `{name}`, which all the rest of it would go on to use"),
+            "change the weak definition itself, in its own file",
+        ),
+        Some(_) => (
+            format!("`{name}` is new, and the kernel has a `{name}` already: there would be two of them"),
+            "give the new one another name; if it is to take the other's place, change that in its own file",
+        ),
+        None => (
+            format!(
+                "`{name}` is new in this object, and the original refers to it as another's: there would be two of them"
+            ),
+            "compare whole modules, or leave it where it was; `klp-build` with a patch sees both files",
+        ),
+    };
+    Refusal::new(Reason::AlreadyDefined, message, advice).symbol(name)
 }
 
 /// What a unit defines, as the locator wants it.

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod classify;
+pub mod indirect;
 
 pub use account::Account;
 pub use classify::{Resolution, World};
@@ -14,16 +15,19 @@ use crate::diff::closure::{CarriedRef, Closure, Dest, Outside};
 use crate::diff::verdict::{Diff, Verdict};
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
+use crate::kernel::symtab::{self, KernelSymbol};
 
 /// The answers for one unit.
 #[derive(Debug, Default)]
 pub struct Resolved {
     /// How each outside symbol is resolved.
     pub symbols: HashMap<Outside, Resolution>,
-    /// The position among its namesakes of each original function that is replaced.
-    pub positions: HashMap<AtomId, u32>,
+    /// Each original function that is replaced: its name, and the position among its namesakes.
+    pub positions: HashMap<AtomId, (String, u32)>,
     /// Table entries left out, with the reason.
     pub dropped_entries: HashMap<AtomId, String>,
+    /// Functions of the kernel whose addresses are given away, and were not before in this unit.
+    pub indirect: Vec<indirect::Indirect>,
     /// What to tell the user, though it does not stop the build.
     pub warnings: Vec<String>,
     /// Why some references cannot be resolved.
@@ -58,15 +62,16 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
     }
     for function in diff.functions.iter().filter(|f| f.verdict == Verdict::Changed) {
         let Some(old) = function.original.filter(|old| !diff.original.is_init(*old)) else { continue };
-        let Some(symbol) = diff.original.atom(old).symbols.first() else { continue };
-        match classifier.position(*symbol) {
+        match classifier.replaced(old) {
             Ok(position) => drop(out.positions.insert(old, position)),
             Err(refusal) => out.refusals.push(*refusal),
         }
     }
     for r in &closure.refs {
         module_key(diff, world, r, &mut out);
+        freed(diff, world, r, &mut out);
     }
+    indirect::find(diff, closure, world, &mut out);
     out.account = account::account(closure, &out);
     out
 }
@@ -107,4 +112,62 @@ fn module_key(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Reso
         .symbol(function)
         .at(section, offset),
     );
+}
+
+/// A reference to what the kernel frees after boot, or a module after its load, and what another unit defines: this unit's own
+/// has been refused by its section.
+///
+/// Code that had the reference before (marked `__ref`, behind a test of `system_state`) is as right as it was: vmlinux keeps the
+/// names. A module's are gone, and the livepatch would not load.
+fn freed(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Resolved) {
+    let Dest::Outside(outside, _) = &r.dest else { return };
+    let Some(Resolution::Livepatch(klp)) = out.symbols.get(outside) else { return };
+    let is_vmlinux = klp.object == "vmlinux";
+    let table = if is_vmlinux { world.vmlinux } else { world.own.filter(|_| klp.object == world.object) };
+    let Some(table) = table else { return };
+    let named = table.named(&klp.name);
+    let index = named.get(klp.sympos.saturating_sub(1) as usize).filter(|_| klp.sympos > 0 || named.len() == 1);
+    // The bounds of that memory are no memory (include/asm-generic/sections.h); nor are other marks of the linker's.
+    const BOUNDS: [&str; 4] = ["__init_begin", "__init_end", "_sinittext", "_einittext"];
+    let is_freed = |symbol: &KernelSymbol| {
+        let is_mark = !table.files.is_empty() && symbol.kind == symtab::Kind::Other;
+        symbol.init && !is_mark && !BOUNDS.contains(&symbol.name.as_str())
+    };
+    if !index.is_some_and(|index| is_freed(&table.symbols[*index as usize])) {
+        return;
+    }
+    let (user, name) = (diff.patched.name(diff.new_tables.whole(r.atom)), &outside.name);
+    if is_vmlinux && referred_before(diff, r, outside) {
+        let warning = format!(
+            "{}: `{user}` refers to `{name}`, which the kernel has freed, as it did before: it must not get there after boot",
+            world.object
+        );
+        if !out.warnings.contains(&warning) {
+            out.warnings.push(warning);
+        }
+        return;
+    }
+    let when = if is_vmlinux { "boot" } else { "the module's load" };
+    let refusal = Refusal::new(
+        Reason::InitSection,
+        format!("`{user}` refers to `{name}`, which is freed after {when}"),
+        "take the reference out of the patch",
+    )
+    .object(world.object)
+    .symbol(user)
+    .at(diff.patched.section_name(r.atom), r.reference.reloc.r_offset);
+    if !out.refusals.iter().any(|other| other.message == refusal.message) {
+        out.refusals.push(refusal);
+    }
+}
+
+/// Whether the original of the function or datum that has a reference has one to the same symbol.
+fn referred_before(diff: &Diff<'_>, r: &CarriedRef, outside: &Outside) -> bool {
+    let original = &diff.original;
+    let Some(twin) = diff.twins.backward.get(&diff.new_tables.whole(r.atom)) else { return false };
+    let parts = diff.old_tables.all_parts(*twin);
+    parts.iter().flat_map(|part| original.refs_of(*part)).any(|old| match old.target {
+        Target::Symbol(id, _) => original.object.symbol(id).name == outside.name,
+        _ => false,
+    })
 }

@@ -8,7 +8,7 @@ pub mod progress;
 use serde::Serialize;
 
 use crate::diff::closure::naming_offset;
-use crate::diff::verdict::{Diff, Verdict};
+use crate::diff::verdict::{Diff, Elsewhere, Verdict};
 use crate::error::Refusal;
 use crate::reloc::Account;
 
@@ -166,7 +166,10 @@ impl Report {
     pub fn add(&mut self, object: &str, unit: Option<&str>, diff: &Diff<'_>) {
         let functions = diff.functions.iter().map(|f| FunctionReport {
             function: f.name.clone(),
-            verdict: f.verdict,
+            verdict: match f.patched.and_then(|id| diff.elsewhere.get(&id)) {
+                Some(Elsewhere::Moved { .. }) => Verdict::Changed,
+                _ => f.verdict,
+            },
             unit: unit.map(str::to_owned),
             sympos: None,
             why: f.why.as_ref().map(|w| w.what.clone()),

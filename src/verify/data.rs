@@ -32,10 +32,18 @@ pub fn sizes(original: &Object, closure: &Closure, loaded: &Loaded, evidence: &E
         if symbol.st_type != stt::OBJECT || symbol.st_size == 0 {
             continue;
         }
-        let binding = if symbol.st_bind == stb::LOCAL { Binding::Local } else { Binding::Global };
+        let binding = match symbol.st_bind {
+            stb::LOCAL => Binding::Local,
+            stb::WEAK => Binding::Weak,
+            _ => Binding::Global,
+        };
         let wanted = Wanted { name: &symbol.name, binding, size: Some(symbol.st_size), kind: Kind::Object };
         // Where it is not found, or several could be it, resolving the reference says so.
         let Location::Located(found) = locator.locate(&wanted) else { continue };
+        // Another unit's, whose size this one need not know.
+        if found.overridden {
+            continue;
+        }
         let held = &loaded.table.symbols[found.index as usize];
         let message = match (held.size, loaded.table.room(found.index)) {
             (Some(size), _) if size != symbol.st_size => {

@@ -112,6 +112,10 @@ pub struct Loaded {
     pub(super) call_sites: Option<HashSet<u64>>,
     /// Places of jump labels (`__jump_table`).
     pub(super) jump_labels: Option<HashSet<u64>>,
+    /// ENDBRs that are overwritten at boot or load (`.ibt_endbr_seal`).
+    pub(super) sealed: Option<HashSet<u64>>,
+    /// It is a module's file.
+    pub(super) is_module: bool,
     /// The kernel's banner, or a module's version magic.
     pub(super) banner: Option<String>,
     /// Compilers that a module names.
@@ -166,6 +170,7 @@ impl Loaded {
     pub fn as_running(mut self, livepatches: Livepatches) -> Loaded {
         // The table of ftrace's call sites is freed after boot; the unit's own relocations say which they are.
         self.call_sites = None;
+        self.sealed = None;
         let address = |name: &str| self.address_of(name).unwrap_or(0);
         let (begin, end) = (address("__init_begin"), address("__init_end"));
         let (first, last) = (address("__per_cpu_start"), address("__per_cpu_end"));
@@ -215,6 +220,7 @@ impl Loaded {
     pub fn module(file: &Object) -> Result<Loaded> {
         let (memory, table) = module::load(file)?;
         let mut loaded = Loaded::new(Box::new(memory), Arc::new(table));
+        loaded.is_module = true;
         loaded.banner = crate::emit::readback::modinfo(file, "vermagic").next();
         loaded.comment = comment(file);
         Ok(loaded)
@@ -222,8 +228,17 @@ impl Loaded {
 
     /// Anything with symbols.
     pub fn new(memory: Box<dyn Memory>, table: Arc<SymbolTable>) -> Loaded {
-        let mut loaded =
-            Loaded { memory, table, call_sites: None, jump_labels: None, banner: None, comment: None, running: None };
+        let mut loaded = Loaded {
+            memory,
+            table,
+            call_sites: None,
+            jump_labels: None,
+            sealed: None,
+            is_module: false,
+            banner: None,
+            comment: None,
+            running: None,
+        };
         // include/asm-generic/vmlinux.lds.h: MCOUNT_REC() and JUMP_TABLE_DATA.
         loaded.call_sites = loaded.table_of("__start_mcount_loc", "__stop_mcount_loc").map(|(_, bytes)| {
             bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
@@ -231,6 +246,11 @@ impl Loaded {
         // include/linux/jump_label.h, CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE: s32 code, s32 target, long key.
         loaded.jump_labels = loaded.table_of("__start___jump_table", "__stop___jump_table").map(|(start, bytes)| {
             let entries = bytes.chunks_exact(16).zip((start..).step_by(16));
+            entries.map(|(b, at)| at.wrapping_add_signed(i64::from(word(b).unwrap_or(0)))).collect()
+        });
+        // arch/x86/kernel/vmlinux.lds.S: each is the distance from itself.
+        loaded.sealed = loaded.table_of("__ibt_endbr_seal", "__ibt_endbr_seal_end").map(|(start, bytes)| {
+            let entries = bytes.chunks_exact(4).zip((start..).step_by(4));
             entries.map(|(b, at)| at.wrapping_add_signed(i64::from(word(b).unwrap_or(0)))).collect()
         });
         loaded

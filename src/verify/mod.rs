@@ -8,6 +8,7 @@
 
 mod calls;
 pub mod data;
+mod endbr;
 pub mod evidence;
 mod live;
 mod loaded;
@@ -30,6 +31,7 @@ use crate::kernel::image::Image;
 use crate::kernel::kcore::Kcore;
 use crate::kernel::{Kernel, codec};
 use crate::reloc::classify::unit_symbols;
+pub use endbr::Entry;
 pub use evidence::Evidence;
 pub use loaded::{Livepatches, Loaded, Memory};
 

@@ -67,6 +67,7 @@ pub(super) fn load(file: &Object) -> Result<(Flat, SymbolTable)> {
         let names = match section.name.as_str() {
             "__mcount_loc" => Some(("__start_mcount_loc", "__stop_mcount_loc")),
             "__jump_table" => Some(("__start___jump_table", "__stop___jump_table")),
+            ".ibt_endbr_seal" => Some(("__ibt_endbr_seal", "__ibt_endbr_seal_end")),
             _ => None,
         };
         if let Some((first, last)) = names {

@@ -328,3 +328,44 @@ fn moved_kernel() {
     let hidden = Loaded::kernel(image(), table(0, 0)).map(|_| ()).unwrap_err();
     assert!(hidden.to_string().contains("kptr_restrict"), "{hidden}");
 }
+
+/// An ENDBR that boot overwrites is none, nor is one that is not there; a module without the list has nothing overwritten, and
+/// memory of a kernel that runs shows what came of it, wherever FineIBT has put it.
+#[test]
+fn what_can_be_called_by_its_address() {
+    const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    let mut code = vec![0x90; 0x60];
+    for at in [0x10, 0x30, 0x40] {
+        code[at..at + 4].copy_from_slice(&ENDBR);
+    }
+    // Relative to itself, at DATA: `sealed`.
+    let seal = (TEXT + 0x30).wrapping_sub(DATA) as i32;
+    let memory = || Box::new(Bytes(vec![(TEXT, code.clone()), (DATA, seal.to_le_bytes().to_vec())]));
+    let functions =
+        [("open", 0x10), ("closed", 0x20), ("sealed", 0x30), ("fine", 0x50), ("twice", 0x10), ("twice", 0x20)];
+    let mut symbols: Vec<KernelSymbol> = functions.iter().map(|(name, at)| func(name, TEXT + at)).collect();
+    symbols.push(global("datum", DATA, SymbolKind::Object));
+    let without = Arc::new(SymbolTable::new(symbols.clone(), Vec::new()));
+    symbols.push(global("__ibt_endbr_seal", DATA, SymbolKind::Other));
+    symbols.push(global("__ibt_endbr_seal_end", DATA + 4, SymbolKind::Other));
+    let with = Arc::new(SymbolTable::new(symbols, Vec::new()));
+    let image = Loaded::new(memory(), with.clone());
+    for (name, sympos, expected) in [
+        ("open", 0, Entry::Open),
+        ("closed", 0, Entry::Closed),
+        ("sealed", 0, Entry::Sealed),
+        ("fine", 0, Entry::Closed),
+        ("twice", 1, Entry::Open),
+        ("twice", 2, Entry::Closed),
+        ("twice", 0, Entry::Unknown),
+        ("datum", 0, Entry::NoFunction),
+        ("nothing", 0, Entry::Unknown),
+    ] {
+        assert_eq!(image.entry(name, sympos), expected, "{name},{sympos}");
+    }
+    assert_eq!(Loaded::new(memory(), without.clone()).entry("open", 0), Entry::Unknown);
+    assert_eq!(Loaded::new(memory(), without.clone()).entry("closed", 0), Entry::Closed);
+    let running = Loaded::new(memory(), with).as_running(Livepatches::default());
+    assert_eq!(running.entry("fine", 0), Entry::Open);
+    assert_eq!(running.entry("closed", 0), Entry::Closed);
+}

@@ -6,6 +6,7 @@ mod small_kernel;
 mod check;
 mod layouts;
 mod runs;
+mod world;
 
 use snapbox::cmd::{Command, cargo_bin};
 

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use iced_x86::{Decoder, DecoderOptions};
 use klp_build::elf::klp::KlpSymbol;
-use klp_build::elf::object::{shf, stt};
+use klp_build::elf::object::{shf, stb, stt};
 use klp_build::elf::{self, Object, Place};
 
 use crate::objects;
@@ -463,10 +463,15 @@ fn meanings(object: &Object, function: &str) -> Option<Vec<(u64, u32, String)>> 
                         s.place == symbol.place && s.st_type != stt::SECTION && !s.name.starts_with("__pfx_")
                     };
                     let named = || object.symbols.iter().filter(of_section).filter(|s| s.st_value as i64 <= at);
-                    let nearest = named().map(|s| s.st_value).max();
-                    // Several names of one place; where one thing ends another one starts.
+                    // Of several names for one place, a weak one is meant only where it is the one referred to.
+                    let rank = |s: &&elf::Symbol| {
+                        let is_weak = s.st_bind == stb::WEAK;
+                        (s.st_value, !is_weak || s.name == symbol.name, is_weak && s.name == symbol.name)
+                    };
+                    let nearest = named().map(|s| rank(&s)).max();
+                    // Where one thing ends another one starts.
                     let ends = |s: &&elf::Symbol| s.st_size > 0 && (s.st_value + s.st_size) as i64 == at;
-                    let meant = named().filter(|s| Some(s.st_value) == nearest || ends(s));
+                    let meant = named().filter(|s| Some(rank(s)) == nearest || ends(s));
                     let all: Vec<String> =
                         meant.map(|s| format!("{}+{}", stem(&s.name), at - s.st_value as i64)).collect();
                     if all.is_empty() { "something without a name".to_owned() } else { all.join(OR) }

@@ -1,0 +1,203 @@
+//! Functions of the kernel whose addresses the livepatch is the first to give away.
+//!
+//! In: a closure and how its references are resolved. Out: each such function with who refers to it, and a refusal where the
+//! original's own code says that it cannot be called by its address. On a kernel with indirect branch tracking
+//! (CONFIG_X86_KERNEL_IBT) such a call has to land on an ENDBR. The compiler leaves it out of static functions that are only
+//! called directly, and objtool has it overwritten at boot where nothing in the whole object refers to the function in
+//! another way than by a branch (tools/objtool/check.c, `validate_ibt`): that only the image tells.
+
+use std::collections::HashSet as Names;
+
+use super::{Resolution, Resolved, World};
+use crate::diff::arch::Use;
+use crate::diff::atoms::{AtomId, Kind, Side, Target};
+use crate::diff::closure::{Closure, Dest, naming_offset};
+use crate::diff::verdict::Diff;
+use crate::elf::id::HashSet;
+use crate::elf::object::{shf, stb, stt};
+use crate::elf::{Object, Place, SymbolId};
+use crate::error::{Reason, Refusal};
+
+/// `endbr64` (Intel's manual, volume 2).
+pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// Sections that speak about code without the intent to branch to it: objtool does not count what refers to a function there
+/// (and knows no `.eh_frame`, which the kernel's link drops).
+const NOT_COUNTED: [&str; 16] = [
+    ".altinstructions",
+    ".call_sites",
+    ".eh_frame",
+    ".ibt_endbr_seal",
+    ".init.klp_funcs",
+    ".kcfi_traps",
+    ".orc_unwind_ip",
+    ".retpoline_sites",
+    ".return_sites",
+    ".static_call_sites",
+    "__bug_table",
+    "__ex_table",
+    "__jump_table",
+    "__mcount_loc",
+    "_error_injection_whitelist",
+    "_kprobe_blacklist",
+];
+
+/// A function whose address the livepatch gives away, and nothing in its unit did before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Indirect {
+    /// The object that has it.
+    pub object: String,
+    /// Its name there.
+    pub name: String,
+    /// Its position among its namesakes.
+    pub sympos: u32,
+    /// Any module may take the address of an export, so that it is not sealed.
+    pub exported: bool,
+    /// Its symbol, where the unit defines it: then its code has an ENDBR.
+    pub original: Option<SymbolId>,
+    /// The function or datum that refers to it, and where.
+    pub user: String,
+    section: String,
+    offset: u64,
+}
+
+impl Indirect {
+    /// The refusal; `why` is about the kernel's own function.
+    pub fn refusal(&self, why: &str) -> Refusal {
+        let (user, name) = (&self.user, &self.name);
+        Refusal::new(
+            Reason::NoEndbr,
+            format!(
+                "`{user}` gives away the address of `{name}`, which the kernel only calls directly: {why}, and a call by its \
+                 address would be stopped as an attack (CONFIG_X86_KERNEL_IBT)"
+            ),
+            format!(
+                "give away the address of a new static function that calls `{name}`; what keeps that has to be done with it \
+                 before the module is removed"
+            ),
+        )
+        .symbol(user)
+        .at(&self.section, self.offset)
+    }
+
+    /// What to say where it cannot be told.
+    pub fn warning(&self, why: &str) -> String {
+        format!(
+            "`{}` gives away the address of `{}`, and whether this kernel (CONFIG_X86_KERNEL_IBT) lets it be called by that is \
+             not known: {why}",
+            self.user, self.name
+        )
+    }
+}
+
+/// Notes what is given away, or refuses it.
+pub(super) fn find(diff: &Diff<'_>, closure: &Closure, world: &World<'_>, out: &mut Resolved) {
+    if !world.ibt {
+        return;
+    }
+    let (side, original) = (&diff.patched, diff.original.object);
+    let mut before: Option<(HashSet<AtomId>, Names<&str>)> = None;
+    let mut found: Vec<Indirect> = Vec::new();
+    for r in &closure.refs {
+        let Dest::Outside(outside, addend) = &r.dest else { continue };
+        let to_entry = addend + r.reference.adjust == 0;
+        if r.reference.usage != Use::Address || !to_entry || !is_counted(side, r.atom) {
+            continue;
+        }
+        // What the unit does not define may be a variable: the kernel's table knows.
+        if outside.original.is_some_and(|id| original.symbol(id).st_type != stt::FUNC) {
+            continue;
+        }
+        let (taken, names) = before.get_or_insert_with(|| taken(&diff.original));
+        let known = match outside.original {
+            Some(id) => diff.original.of_symbol(id).is_some_and(|atom| taken.contains(&atom)),
+            None => names.contains(outside.name.as_str()),
+        };
+        if known || out.dropped_entries.contains_key(&r.atom) {
+            continue;
+        }
+        let (object, sympos, exported) = match out.symbols.get(outside) {
+            Some(Resolution::Exported) => ("vmlinux", 0, true),
+            Some(Resolution::Livepatch(klp)) => (klp.object.as_str(), klp.sympos, false),
+            _ => continue,
+        };
+        let indirect = Indirect {
+            object: object.to_owned(),
+            name: outside.name.clone(),
+            sympos,
+            exported: exported || world.symvers.get(&outside.name).is_some_and(|e| e.object == object),
+            original: outside.original,
+            user: side.name(diff.new_tables.whole(r.atom)).to_owned(),
+            section: side.section_name(r.atom).to_owned(),
+            offset: r.reference.reloc.r_offset,
+        };
+        if found.iter().any(|f| (&f.user, &f.name, &f.object) == (&indirect.user, &indirect.name, &indirect.object)) {
+            continue;
+        }
+        found.push(indirect);
+    }
+    for indirect in found {
+        match indirect.original {
+            Some(id) if !begins_with_endbr(original, id) => {
+                out.refusals.push(indirect.refusal("its code has no ENDBR instruction"));
+            }
+            _ => out.indirect.push(indirect),
+        }
+    }
+}
+
+/// Whether some function of the object begins with an ENDBR: it was compiled for a kernel that tracks indirect branches.
+pub fn has_endbr(object: &Object) -> bool {
+    object.symbol_ids().any(|id| object.symbol(id).st_type == stt::FUNC && begins_with_endbr(object, id))
+}
+
+/// Whether a function's code begins with an ENDBR. The symbol stands behind padding and prefix.
+pub fn begins_with_endbr(object: &Object, id: SymbolId) -> bool {
+    let symbol = object.symbol(id);
+    let Place::Section(section) = symbol.place else { return false };
+    let data = &object.section(section).data;
+    usize::try_from(symbol.st_value).ok().and_then(|at| data.get(at..)).is_some_and(|code| code.starts_with(&ENDBR))
+}
+
+/// The global functions that a unit refers to in another way than by a branch: what they are is an ENDBR that stays.
+pub fn taken_globals<'s>(side: &Side<'s>) -> Names<&'s str> {
+    let (atoms, mut names) = taken(side);
+    let symbols = atoms.iter().flat_map(|atom| &side.atom(*atom).symbols).map(|s| side.object.symbol(*s));
+    names.extend(symbols.filter(|s| s.st_bind != stb::LOCAL).map(|s| s.name.as_str()));
+    names
+}
+
+/// What a unit refers to in another way than by a branch, at its very beginning: of its own, and of others.
+fn taken<'s>(side: &Side<'s>) -> (HashSet<AtomId>, Names<&'s str>) {
+    let (mut atoms, mut names) = (HashSet::default(), Names::new());
+    for id in side.ids().filter(|id| is_counted(side, *id)) {
+        for r in side.refs_of(id).iter().filter(|r| r.usage != Use::Branch) {
+            match r.target {
+                Target::Atom(atom, offset)
+                    if side.atom(atom).kind == Kind::Function && offset == naming_offset(side, atom) =>
+                {
+                    atoms.insert(atom);
+                }
+                Target::Symbol(symbol, addend) if addend + r.adjust == 0 => {
+                    names.insert(side.object.symbol(symbol).name.as_str());
+                }
+                _ => {}
+            }
+        }
+    }
+    (atoms, names)
+}
+
+/// Whether objtool counts what an atom refers to as something that may be branched to.
+fn is_counted(side: &Side<'_>, id: AtomId) -> bool {
+    let section = side.object.section(side.atom(id).section);
+    let name = section.name.as_str();
+    if name == ".discard.ibt_endbr_noseal" {
+        return true;
+    }
+    section.sh_flags & shf::ALLOC != 0
+        && !name.starts_with(".discard")
+        && !name.starts_with("__tracepoints")
+        && !name.starts_with("__patchable_function_entries")
+        && !NOT_COUNTED.contains(&name)
+}

@@ -1,0 +1,73 @@
+//! Can a function be called by its address, as the kernel's image or a module's file has it?
+//!
+//! In: what is loaded and a symbol of it. Out: an [`Entry`]. A function that may be called so on a kernel that tracks indirect
+//! branches begins with an ENDBR which is not in the list of those that boot, or the module's load, overwrites
+//! (arch/x86/kernel/alternative.c, `apply_seal_endbr`). That list is freed afterwards, but then memory has the result.
+
+use super::Loaded;
+use crate::kernel::symtab::Kind;
+use crate::reloc::indirect::ENDBR;
+
+/// Bytes of the prefix that FineIBT puts the ENDBR to (arch/x86/kernel/alternative.c, `fineibt_prefix_size`).
+const FINEIBT_PREFIX: u64 = 16;
+
+/// How a function begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// With an ENDBR that stays.
+    Open,
+    /// With one that is overwritten.
+    Sealed,
+    /// Without one.
+    Closed,
+    /// It is no function.
+    NoFunction,
+    /// It is not where the symbols say, or it cannot be told which of several it is.
+    Unknown,
+}
+
+impl Loaded {
+    /// How the function of this name and position begins.
+    pub fn entry(&self, name: &str, sympos: u32) -> Entry {
+        let named: Vec<_> = self.table.named(name).iter().map(|i| &self.table.symbols[*i as usize]).collect();
+        // A module's positions do not count what was only there while it loaded; then all have to begin alike.
+        let one = match named.as_slice() {
+            [one] => Some(one),
+            several => sympos.checked_sub(1).and_then(|at| several.get(at as usize)).filter(|_| !self.is_module),
+        };
+        let entry = |kind: Kind, address: u64| match kind {
+            Kind::Func => self.entry_at(address),
+            Kind::Object | Kind::Other => Entry::NoFunction,
+        };
+        if let Some(symbol) = one {
+            return entry(symbol.kind, symbol.address);
+        }
+        let mut all = named.iter().map(|s| entry(s.kind, s.address));
+        let first = all.next().unwrap_or(Entry::Unknown);
+        if all.all(|other| other == first) { first } else { Entry::Unknown }
+    }
+
+    /// Whether a function begins here, and not what stands before one.
+    fn is_function(&self, address: u64) -> bool {
+        let helper = |name: &str| name.starts_with("__cfi_") || name.starts_with("__pfx_");
+        self.table.symbols.iter().any(|s| s.address == address && s.kind == Kind::Func && !helper(&s.name))
+    }
+
+    fn entry_at(&self, address: u64) -> Entry {
+        let held = self.from(address);
+        if held.len() < ENDBR.len() {
+            return Entry::Unknown;
+        }
+        let prefix = address.wrapping_sub(FINEIBT_PREFIX);
+        let begins = |address: u64| self.from(address).starts_with(&ENDBR);
+        match &self.sealed {
+            _ if self.running.is_some() && begins(prefix) && !self.is_function(prefix) => Entry::Open,
+            _ if !begins(address) => Entry::Closed,
+            Some(sealed) if sealed.contains(&address) => Entry::Sealed,
+            Some(_) => Entry::Open,
+            // A module without the list has nothing sealed; where a kernel runs, it has been done.
+            None if self.is_module || self.running.is_some() => Entry::Open,
+            None => Entry::Unknown,
+        }
+    }
+}
