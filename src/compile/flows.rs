@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::calls::{Arg, Call, Calls, Head, Item, Known, read};
+use super::calls::{Arg, Call, Calls, Head, Item, Known};
 use super::items::{is_word, words};
 use super::macros::{Macros, Parameters, parameters};
+use super::reader::read;
 
 /// One definition.
 pub(super) struct Definition<'m> {

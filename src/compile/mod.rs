@@ -21,6 +21,7 @@ mod names;
 mod pastes;
 mod paths;
 mod pieces;
+mod reader;
 pub mod run;
 mod shape;
 mod skip;
