@@ -57,9 +57,11 @@ pub fn changes(
             continue;
         }
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
-        // Who recognises a thing by the table's address, or was given functions with it, goes on with the kernel's own.
-        let travels =
-            |side: &Side<'_>, id: AtomId| !readers::holds_function(side, id) && !readers::is_compared(side, id);
+        // Who recognises a thing by the table's address, or was given functions with it, goes on with the kernel's own. A table
+        // of functions that is only read, by its index, was given to nobody.
+        let travels = |side: &Side<'_>, id: AtomId| {
+            !readers::is_compared(side, id) && (!readers::holds_function(side, id) || !readers::is_given(side, id))
+        };
         if constant && new.rule(id).is_none() && travels(old, twin) && travels(new, id) {
             let (old_readers, new_readers) =
                 readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));

@@ -88,6 +88,14 @@ pub(super) fn is_compared(side: &Side<'_>, id: AtomId) -> bool {
     side.refs.iter().flatten().any(compares)
 }
 
+/// Whether anything that is loaded has the table's address, or takes it, other than to read from it.
+pub(super) fn is_given(side: &Side<'_>, id: AtomId) -> bool {
+    let takes = |r: &Ref| r.usage != Use::Read && matches!(r.target, Target::Atom(target, _) if target == id);
+    side.ids()
+        .filter(|user| *user != id && side.object.section(side.atom(*user).section).sh_flags & shf::ALLOC != 0)
+        .any(|user| side.refs_of(user).iter().any(takes))
+}
+
 fn uses(side: &Side<'_>, tables: &Tables) -> Uses {
     let mut uses = Uses::default();
     for id in side.ids() {
