@@ -147,7 +147,10 @@ impl<'g> Made<'g> {
             let is_part = made.numbers[at] || made.words[at].is_some_and(|word| grammar.parts.contains(&word));
             let of_two = |mid: usize| is_of_parts[made.at(start, mid)] && is_of_parts[made.at(mid, end)];
             is_of_parts[at] = is_part || (start + 1..end).any(of_two);
-            while is_of_parts[at] {
+            if !is_of_parts[at] {
+                continue;
+            }
+            loop {
                 let is_new = |paste: &&u32| !made.pastes[at].contains(paste) && made.fits(**paste, start, end);
                 let new: Vec<u32> = candidates.iter().filter(is_new).copied().collect();
                 if new.is_empty() {
