@@ -35,6 +35,10 @@ pub(super) fn settle(kernel: &Kernel, units: &[Unit], diffs: &mut [(usize, Diff<
     for (at, (index, diff)) in diffs.iter().enumerate() {
         let unit = &units[*index];
         for (name, atom, weak) in new_globals(diff) {
+            // What boot freed is not there a second time.
+            if diff.twins.revived.contains_key(&atom) {
+                continue;
+            }
             let old = lost.get(&(unit.object.as_str(), name)).filter(|(from, _)| *from != at);
             if let Some((from, old)) = old.copied() {
                 let there = &diffs[from].1;

@@ -126,6 +126,8 @@ pub struct Side<'o> {
     pub(super) touched: HashSet<AtomId>,
     /// What could not be cut or read.
     pub problems: Vec<Refusal>,
+    /// Code for unloading is there while the module is.
+    pub(super) has_exit: bool,
 }
 
 impl<'o> Side<'o> {
@@ -262,7 +264,7 @@ impl<'o> Side<'o> {
 
     /// Whether the running kernel has no such code or data any more, or never had it.
     pub fn is_gone(&self, id: AtomId) -> bool {
-        self.is_init(id) || names::is_exit_section(self.section_name(id))
+        self.is_init(id) || (!self.has_exit && names::is_exit_section(self.section_name(id)))
     }
 
     fn has_state(&self, id: AtomId) -> bool {

@@ -27,6 +27,7 @@ impl<'o> Side<'o> {
             patchable: HashSet::default(),
             touched: HashSet::default(),
             problems: Vec::new(),
+            has_exit: false,
         };
         let mut symbols_of = vec![Vec::new(); object.sections.len()];
         for id in object.symbol_ids() {

@@ -31,7 +31,6 @@ pub fn settle(old: &Side<'_>, new: &mut Side<'_>, twins: &Twins, (old_tables, ne
     if borders.is_empty() || new.object.e_machine != 62 {
         return ends;
     }
-    let is_new = |id: AtomId| !twins.backward.contains_key(&id);
     let mut changes: Vec<(SectionId, usize, Target)> = Vec::new();
     for user in new.ids().filter(|id| is_user(new, *id) && !new_tables.parent.contains_key(id)) {
         let parts = new_tables.all_parts(user);
@@ -64,7 +63,6 @@ pub fn settle(old: &Side<'_>, new: &mut Side<'_>, twins: &Twins, (old_tables, ne
                 let end = led(array, size + offset);
                 let (at_start, at_end) = (seen(led(next, offset)), seen(end));
                 let now = mine.iter().filter(|m| m.usage == r.usage && m.target == r.target).count();
-                let is_known = twins.backward.contains_key(&user) && twins.backward.contains_key(&array);
                 let key = (section, r.reloc.r_offset);
                 if at_start > 0 && at_end == 0 {
                     // As before.
@@ -75,8 +73,6 @@ pub fn settle(old: &Side<'_>, new: &mut Side<'_>, twins: &Twins, (old_tables, ne
                 {
                     changes.push((section, first + i, Target::Atom(array, size + offset)));
                     ends.settled.insert(key);
-                } else if at_start == 0 && at_end == 0 && r.usage == Use::Address && is_known && is_new(next) {
-                    // The user had nothing to do with the end, and what starts there has come with the patch.
                 } else {
                     ends.in_doubt.insert(key, (array, next));
                 }
@@ -119,7 +115,8 @@ fn may_be_end(side: &Side<'_>, r: &Ref, offset: i64, array: AtomId, mine: &[&Ref
     let through_section = r.reloc.symbol.is_some_and(|s| side.object.symbol(s).st_type == stt::SECTION);
     let by_address = match r.usage {
         Use::Compared => offset >= 0,
-        Use::Address => offset == 0,
+        // A loop whose end is in a register has it by address.
+        Use::Address => offset >= 0,
         Use::Read | Use::Branch => false,
     };
     let starts = |m: &&Ref| match m.target {

@@ -87,9 +87,10 @@ pub fn diff_with_owners<'o>(
     if original.e_machine != patched.e_machine || original.little_endian != patched.little_endian {
         anyhow::bail!("the objects are for different machines ({} and {})", original.e_machine, patched.e_machine);
     }
-    let (Some(old), Some(mut new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
+    let (Some(mut old), Some(mut new)) = rayon::join(|| Side::new(original), || Side::new(patched)) else {
         anyhow::bail!("machine {} is not supported (x86-64 and AArch64 are)", original.e_machine);
     };
+    (old.has_exit, new.has_exit) = (!options.built_in, !options.built_in);
     let mut twins = twins::correlate(&old, &new, owners);
     let (old_tables, new_tables) = rayon::join(|| Tables::new(&old), || Tables::new(&new));
     let mut refusals: Vec<Refusal> = Vec::new();

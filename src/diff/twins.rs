@@ -29,8 +29,9 @@ use super::files::{FileKey, Files};
 use super::users::{Users, users, users_of};
 use super::verdict::{FunctionVerdict, Verdict};
 use super::{Owner, Owners, names, tables};
+use crate::elf::Symbol;
 use crate::elf::id::{HashMap, HashSet};
-use crate::elf::object::shf;
+use crate::elf::object::{shf, stb};
 
 /// The map between two sides.
 #[derive(Debug, Default)]
@@ -51,6 +52,9 @@ pub struct Twins {
     /// References to where one datum ends and another one starts.
     pub ends: Ends,
 }
+
+/// What `module_init` and `module_exit` call a module's own functions.
+const LOADERS: [&str; 2] = ["init_module", "cleanup_module"];
 
 impl Twins {
     fn pair(&mut self, original: AtomId, patched: AtomId) {
@@ -90,7 +94,10 @@ impl Twins {
         }
         self.revived.retain(|new, _| {
             let whole = tables.whole(*new);
-            patched.atom(*new).kind == Kind::Data || patched.is_global(whole) || wanted.contains(&whole)
+            // Nobody but the loader calls a module's own two by these names (include/linux/module.h).
+            let is_called = |s: &Symbol| s.st_bind != stb::LOCAL && !LOADERS.contains(&s.name.as_str());
+            let mut names = patched.atom(whole).symbols.iter().map(|s| patched.object.symbol(*s));
+            patched.atom(*new).kind == Kind::Data || names.any(is_called) || wanted.contains(&whole)
         });
         for (new, old) in &self.revived {
             self.backward.remove(new);
@@ -302,7 +309,12 @@ fn pair_numbered(
 impl Owners<'_> {
     /// Whether two variables are declared in functions of one name, and mean the same.
     fn agree(&self, old: &str, new: &str) -> Option<bool> {
-        Some(self.original.get(old)? == self.patched.get(new)?)
+        let ((function, meaning), (other, other_meaning)) = (self.original.get(old)?, self.patched.get(new)?);
+        // What a pointer leads to may have got a name.
+        let is_any = |text: &str| text == "void *";
+        let are_pointers = meaning.ends_with('*') && other_meaning.ends_with('*');
+        let same = meaning == other_meaning || (are_pointers && (is_any(meaning) || is_any(other_meaning)));
+        Some(function == other && same)
     }
 }
 
