@@ -146,6 +146,20 @@ fn memory_that_was_freed() {
     Run { edits: &before, changed: &["early"], status: 0, says: &says, ..kernel }.check();
 }
 
+/// A global function that boot freed, and that is to stay from now on, is a new one: the kernel's table still has the name of what
+/// is gone, and that is no second definition.
+#[test]
+fn what_boot_freed_comes_anew() {
+    let init = "__attribute__((section(\".init.text\"))) ";
+    let text = format!(
+        "extern int ext(int);\n{init}int setup(int a) {{ return ext(a) + 3; }}\nint resume(int a) {{ return ext(a) + 1; }}\n"
+    );
+    let symbols = ["T resume", "T ext", "T __init_begin", "T setup", "T __init_end"];
+    let edits = [("fs/a.c", init, ""), ("fs/a.c", "ext(a) + 1", "ext(setup(a)) + 1")];
+    Run { units: &[("fs/a.c", &text)], symbols: &symbols, edits: &edits, changed: &["resume"], status: 0, ..KERNEL }
+        .check();
+}
+
 /// A weak function that another file's took the place of is not patched in that one's stead; who calls it calls the one that is.
 #[test]
 fn weak_and_overridden() {
