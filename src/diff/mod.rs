@@ -19,6 +19,7 @@ pub mod functions;
 mod given_away;
 pub mod moved_calls;
 pub mod names;
+mod numbered;
 mod readers;
 mod refs;
 mod registered;

@@ -6,6 +6,7 @@
 //! macro counts for all of them: more may arrive here than in any unit, never less.
 
 mod build;
+mod called;
 mod copies;
 mod several;
 
@@ -16,6 +17,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::calls::Call;
 use super::flows::Flows;
 use super::pastes::Grammar;
+use called::Found;
 
 /// A word, a parameter of some macro, or a paste of some macro.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -352,47 +354,6 @@ impl Arrivals {
         out
     }
 
-    fn find_called(&self, heads: &[Called], found: &mut Found) {
-        for head in heads {
-            match head {
-                Called::Flow(flow) => self.find_named(*flow, found),
-                // As far as it is known who that call calls.
-                Called::Result(call) => {
-                    found.is_open = true;
-                    for (callee, _) in &self.callings[*call].done {
-                        if found.names.insert(*callee) {
-                            self.find_called(&self.callees[*callee].tail, found);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn find_named(&self, flow: Flow, found: &mut Found) {
-        let name = match flow {
-            Flow::Word(word) => word,
-            Flow::Param(_) | Flow::Paste(_) if !found.flows.insert(flow) => return,
-            Flow::Param(param) => {
-                found.is_open = true;
-                return self.params[param as usize].full.iter().for_each(|flow| self.find_named(*flow, found));
-            }
-            // What they turn into has arrived beside them.
-            Flow::Call(_) | Flow::Became(_) => return,
-            Flow::Paste(paste) => {
-                found.is_open = true;
-                return self.names(paste).for_each(|name| self.find_named(Flow::Word(name), found));
-            }
-        };
-        for callee in self.by_name.get(&name).into_iter().flatten() {
-            if self.callees[*callee].is_function {
-                found.callees.insert(*callee);
-            } else if found.names.insert(*callee) {
-                self.find_called(&self.callees[*callee].tail, found);
-            }
-        }
-    }
-
     /// Asks which macros the pastes that are called or handed over may name; whether any is new.
     fn name_pasted(&mut self) -> bool {
         let heads = self.callings.iter().flat_map(|calling| &calling.heads);
@@ -438,15 +399,4 @@ impl Arrivals {
         let is_long = |flow: &&Flow| matches!(flow, Flow::Param(param) if self.params[*param as usize].is_long);
         pieces.first().into_iter().chain(pieces.last()).filter(is_long).copied().collect()
     }
-}
-
-/// Who may be called.
-#[derive(Default)]
-struct Found {
-    callees: FxHashSet<usize>,
-    /// Those whose ends have been looked at.
-    names: FxHashSet<usize>,
-    flows: FxHashSet<Flow>,
-    /// More may be found when more has arrived.
-    is_open: bool,
 }

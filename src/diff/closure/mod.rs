@@ -6,6 +6,8 @@
 //! original's (its entry is redirected anyway), so that nothing in the kernel points into the module
 //! once it is gone; only direct branches and a function's own tables lead to the new code.
 
+mod refused;
+
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::btf_ids;
@@ -380,79 +382,6 @@ impl Walk<'_, '_> {
             && !self.diff.twins.ends.settled.contains(&(side.atom(from).section, r.reloc.r_offset))
             && side.of_section[atom.section.index()].len() > 1
             && (offset < 0 || offset > (atom.end - atom.start) as i64)
-    }
-
-    fn nameless(&self, from: AtomId, r: &Ref, target: AtomId, what: &str) -> Box<Refusal> {
-        let side = self.side();
-        let (user, section) = (side.name(from), side.section_name(target));
-        Box::new(
-            Refusal::new(
-                Reason::UnresolvedSymbol,
-                format!("`{user}` refers to {what} in `{section}`, which has no name in the running kernel"),
-                "patch a function that calls it instead, or compile with -ffunction-sections -fdata-sections",
-            )
-            .symbol(user)
-            .at(side.section_name(from), r.reloc.r_offset),
-        )
-    }
-
-    fn gone(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
-        let side = self.side();
-        let (user, name, section) = (side.name(from), side.name(target), side.section_name(target));
-        Box::new(
-            Refusal::new(
-                Reason::InitSection,
-                format!("`{user}` refers to `{name}` in `{section}`, which is gone in the running kernel"),
-                "take the reference out of the patch",
-            )
-            .symbol(user)
-            .at(side.section_name(from), r.reloc.r_offset),
-        )
-    }
-
-    fn unfilled(&self, from: AtomId, r: &Ref, target: AtomId) -> Box<Refusal> {
-        let side = self.side();
-        let (user, name) = (side.name(from), side.name(target));
-        Box::new(
-            Refusal::new(
-                Reason::UnresolvedSymbol,
-                format!(
-                    "`{user}` refers to the new set `{name}` in `{}`, which nobody fills in for a livepatch",
-                    btf_ids::SECTION
-                ),
-                "ask for what the code needs in another way: the kernel's own link alone knows these identifiers",
-            )
-            .symbol(user)
-            .at(side.section_name(from), r.reloc.r_offset),
-        )
-    }
-
-    fn doubtful_end(&self, from: AtomId, r: &Ref, array: AtomId, next: AtomId) -> Refusal {
-        let side = self.side();
-        let (user, array, next) = (side.name(from), side.name(array), side.name(next));
-        Refusal::new(
-            Reason::AmbiguousTwin,
-            format!("`{user}` refers to the end of `{array}` or to `{next}`, which starts there: which cannot be told"),
-            format!("put what is new elsewhere in the file, so that no other variable is next to `{array}`"),
-        )
-        .symbol(user)
-        .at(side.section_name(from), r.reloc.r_offset)
-    }
-
-    fn ambiguous(&self, from: AtomId, target: AtomId, candidates: &[AtomId]) -> Refusal {
-        let side = self.side();
-        let named: Vec<&str> = candidates.iter().map(|id| self.diff.original.name(*id)).collect();
-        let name = side.name(target);
-        Refusal::new(
-            Reason::AmbiguousTwin,
-            format!(
-                "`{}` uses `{name}`, and which variable of the running kernel that is cannot be told: {}",
-                side.name(from),
-                named.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-            ),
-            "do not add, remove or move same-named static variables in one patch; give the new one another name",
-        )
-        .symbol(name)
     }
 }
 
