@@ -37,7 +37,7 @@ reasons! {
     NotHookable = "not-hookable",
     /// Data that exists in the running kernel has another initial value.
     DataChanged = "data-changed",
-    /// Data that exists in the running kernel has another size or section.
+    /// Data that exists in the running kernel has another size, alignment or section.
     DataResized = "data-resized",
     /// Several symbols of the original could be the one that the patched code means.
     AmbiguousTwin = "ambiguous-twin",
@@ -53,7 +53,7 @@ reasons! {
     ModuleKey = "module-key",
     /// The patch makes a module need another module that it did not need before.
     NewDependency = "new-dependency",
-    /// A new initcall, parameter or export: it would never run or never be seen.
+    /// A new initcall, parameter or export: it would never run or never be seen. What is taken out of a table stays there.
     NeverRuns = "never-runs",
     /// The code is part of what carries a livepatch out.
     Recursion = "recursion",
@@ -75,9 +75,9 @@ reasons! {
     FormatRule = "format-rule",
     /// The compiler is not the one that built the kernel.
     CompilerMismatch = "compiler-mismatch",
-    /// `check`: the module was built for another kernel.
+    /// The module is for another kernel: `check`, or a build whose directory is of another one.
     OtherKernel = "other-kernel",
-    /// `check`: an export has another CRC in this kernel.
+    /// An export has another CRC in this kernel than in the module.
     CrcMismatch = "crc-mismatch",
     /// `check`: an export is in a namespace that the module does not import.
     MissingNamespace = "missing-namespace",
@@ -101,6 +101,8 @@ reasons! {
     FixDropped = "fix-dropped",
     /// `check`, a warning: the function hides that of a livepatch which stays.
     FixHidden = "fix-hidden",
+    /// `check`: which functions a livepatch replaces cannot be read. A warning where it is another livepatch.
+    ObjectsUnknown = "objects-unknown",
     /// `check`, a warning: what the module replaces, or is replaced by, cannot be told.
     ReplaceUnknown = "replace-unknown",
     /// `check`, a warning: some task is always in the function, so the transition may not end.

@@ -15,6 +15,7 @@ pub mod emit;
 pub mod error;
 pub mod inspect;
 pub mod kernel;
+pub mod output;
 pub mod patch;
 pub mod reloc;
 pub mod report;

@@ -225,6 +225,41 @@ ext4: new function: name
 ext4: changed function: greet
 
 "#]]);
+    // The kernel's name of a module, whatever its file is called; an empty one is none.
+    diff(&before, &after).args(["--object", "kvm-intel"]).assert().success().stdout_eq(str![[r#"
+kvm_intel: new function: name
+kvm_intel: changed function: greet
+
+"#]]);
+    diff(&before, &after).args(["--object", ""]).assert().code(2).stdout_eq(str![""]);
+}
+
+/// The output is this run's or is not there: an earlier run's goes when nothing changed, at a refusal, and at an error.
+#[test]
+fn no_stale_output() {
+    let (work, before, after) = objects_of("README");
+    let (_refused, data_before, data_after) = objects_of("data-changed");
+    let out = work.path().join("out.o");
+    let diff = |a: &Path, b: &Path, status: i32| {
+        fs::write(&out, "from before").expect("writable");
+        klp_build().arg("diff").arg(a).arg(b).arg("-o").arg(&out).assert().code(status);
+    };
+    diff(&before, &after, 0);
+    assert!(fs::read(&out).expect("written").starts_with(b"\x7fELF"));
+    for (a, b, status) in
+        [(&before, &before, 0), (&data_before, &data_after, 1), (&before, &work.path().join("none"), 2)]
+    {
+        diff(a, b, status);
+        assert!(!out.exists(), "an earlier output is left after status {status}");
+    }
+    // An input is never taken for an output.
+    let bytes = fs::read(&after).expect("readable");
+    let same = klp_build().arg("diff").arg(&before).arg(&after).arg("-o").arg(&after).assert();
+    same.code(2).stdout_eq(str![""]).stderr_eq(str![[r#"
+error: `-o [..]` would overwrite the input `[..]`
+
+"#]]);
+    assert_eq!(fs::read(&after).expect("there"), bytes);
 }
 
 /// An output that cannot be written is an error, not a success without a file.

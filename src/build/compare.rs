@@ -14,12 +14,13 @@ use super::moved;
 use super::owners;
 use crate::check::live::always_running;
 use crate::diff::verdict::Elsewhere;
-use crate::diff::{self, Diff, closure};
+use crate::diff::{self, Diff, closure, names};
 use crate::elf::{self, Object};
 use crate::emit::plan::UnitPatch;
 use crate::emit::{self, readback};
 use crate::error::{Reason, Refusal};
 use crate::kernel::Kernel;
+use crate::kernel::codec;
 use crate::kernel::symtab::SymbolTable;
 use crate::kernel::unit::Unit;
 use crate::reloc::{self, World};
@@ -34,7 +35,10 @@ pub(super) fn compare<'o>(
     objects: &'o [(usize, Object, Object)],
     report: &mut Report,
 ) -> Result<Vec<(usize, Diff<'o>)>> {
+    let tags = fs::read_to_string(bench.kernel.source().join("include/linux/alloc_tag.h"));
+    let makes_counters = tags.is_ok_and(|header| diff::alloc_tags::are_counters_made_at_load(&header));
     let options = |unit: &Unit| diff::Options {
+        makes_counters,
         require_call_sites: true,
         carry_tables: bench.request.carry_tables,
         built_in: unit.object == "vmlinux",
@@ -57,10 +61,16 @@ pub(super) fn compare<'o>(
         }
     }
     report.refusals.extend(moved::settle(bench.kernel, units, &mut diffs)?);
+    // What moved into another file and became static there has no callers but those that are compiled again.
+    let new = diffs.iter().flat_map(|(_, diff)| &diff.functions).filter(|f| f.verdict == diff::Verdict::New);
+    let come: HashSet<String> = new.map(|f| names::stem(&f.name).into_owned()).collect();
     for (unit, diff) in &diffs {
         let unit = &units[*unit];
         report.add(&unit.object, Some(&unit.source.display().to_string()), diff);
         report.notes.extend(diff.notes.iter().map(|note| format!("{}: {note}", unit.object)));
+        report.warnings.extend(diff.warnings.iter().map(|warning| format!("{}: {warning}", unit.object)));
+        let removed = diff.removed_globals().filter(|name| !come.contains(*name));
+        report.warnings.extend(removed.map(|name| diff::removed_warning(&unit.object, name)));
         report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&unit.object)));
         let changed = diff.functions.iter().filter(|f| f.verdict == diff::Verdict::Changed);
         report.warnings.extend(changed.filter_map(|f| {
@@ -175,7 +185,7 @@ pub(super) fn resolve(
         let unit = &units[*index];
         let own: Arc<SymbolTable> =
             if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
-        let depends = depends(kernel, unit, diff);
+        let depends = depends(kernel, unit, diff)?;
         // A module may use what the patch adds to vmlinux, unless it means its own by the name. Not the other way round.
         let mut linked = new_globals[unit.object.as_str()].clone();
         if unit.object != "vmlinux" {
@@ -190,6 +200,7 @@ pub(super) fn resolve(
             depends: &depends,
             new_globals: &linked,
             ibt: kernel.config().is_y("X86_KERNEL_IBT"),
+            kernel: Some(kernel),
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);
@@ -229,7 +240,8 @@ pub(super) fn resolve(
             }
         }
         object.callbacks.extend(patch.callbacks.iter().map(|c| c.kind.to_owned()));
-        let held = diff.data.held.clone();
+        let mut held = diff::held(diff, &closure);
+        held.extend(diff::alloc_tags::carried_counters(diff, &closure));
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
     indirect::judge(kernel, request, units, diffs, loaded, &given_away, report)?;
@@ -240,7 +252,7 @@ pub(super) fn resolve(
 }
 
 /// Modules whose exports the patched module already uses: of this unit, and those it says it depends on.
-pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet<String> {
+pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> Result<BTreeSet<String>> {
     let mut depends = BTreeSet::new();
     for symbol in &diff.original.object.symbols {
         if symbol.place == elf::Place::Undefined
@@ -250,18 +262,53 @@ pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> BTreeSet
             depends.insert(export.object.clone());
         }
     }
-    let file = kernel.module_file(&unit.object).and_then(|path| fs::read(path).ok());
-    if let Some(module) = file.and_then(|bytes| elf::read(&bytes).ok()) {
-        depends.extend(
-            readback::modinfo(&module, "depends").flat_map(|d| d.split(',').map(str::to_owned).collect::<Vec<_>>()),
-        );
+    if let Some(path) = kernel.module_file(&unit.object) {
+        depends.extend(says_it_depends_on(path).with_context(|| {
+            format!("failed to read from `{}` which modules `{}` depends on", path.display(), unit.object)
+        })?);
     }
-    depends
+    Ok(depends)
+}
+
+/// What a module's file, compressed or not, names in `depends=`.
+fn says_it_depends_on(path: &Path) -> Result<Vec<String>> {
+    let module = elf::read(&codec::plain(fs::read(path)?)?)?;
+    let lists: Vec<String> = readback::modinfo(&module, "depends").collect();
+    Ok(lists.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Distributions compress modules: what they depend on is read all the same, and what is no module is no silent "nothing".
+    #[test]
+    fn dependencies_of_a_compressed_module() {
+        use std::io::Write;
+        let data = b"name=x\0depends=ext4,jbd2\0".to_vec();
+        let modinfo = elf::Section {
+            name: ".modinfo".to_owned(),
+            sh_type: 1,
+            sh_size: data.len() as u64,
+            sh_addralign: 1,
+            data,
+            ..elf::Section::default()
+        };
+        let module =
+            Object { e_machine: 62, is_64: true, little_endian: true, sections: vec![modinfo], ..Object::default() };
+        let plain = elf::write(&module).unwrap();
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(&plain).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("x.ko", plain), ("x.ko.gz", packer.finish().unwrap())] {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(says_it_depends_on(&path).unwrap(), ["ext4", "jbd2"], "{name}");
+        }
+        let path = dir.path().join("cut.ko.gz");
+        fs::write(&path, b"\x1f\x8b cut short").unwrap();
+        assert!(says_it_depends_on(&path).is_err());
+    }
 
     /// Protects the kernel from a livepatch of livepatching itself; files beside it are not affected.
     #[test]

@@ -15,7 +15,7 @@ mod outside;
 mod owners;
 mod types;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -49,9 +49,22 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
 }
 
 /// The same for patches that were read and a kernel that was opened.
+///
+/// A module that an earlier run wrote there stays when there is none of this run: it may be the one that is loaded, or the last
+/// that was good. But who does not look at the exit status would take it for the new one, so it is named.
 fn build_for(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, progress: &Progress) -> Result<Report> {
+    let mut report = collect(kernel, patches, request, progress)?;
+    if report.module.is_none() && !request.no_link && request.output.exists() {
+        let path = request.output.display();
+        report.warnings.push(format!("`{path}` is from before: this run wrote no module"));
+    }
+    Ok(report)
+}
+
+fn collect(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, progress: &Progress) -> Result<Report> {
     let mut report = Report::new();
-    let screened = patch::screen(patches.iter().map(|p| p.path.as_path()).filter(|path| !added::is_makefile(path)));
+    let named = patches.iter().flat_map(patch::FilePatch::changes).filter(|path| !added::is_makefile(path));
+    let screened = patch::screen(named.collect::<BTreeSet<_>>());
     report.notes.extend(screened.notes);
     report.refusals.extend(screened.refusals);
     report.kernel = Some(kernel.release().to_owned());

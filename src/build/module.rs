@@ -5,12 +5,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::check;
+use crate::diff::names;
 use crate::elf;
 use crate::emit::init::{self, ReplaceMode};
 use crate::emit::plan::Plan;
 use crate::emit::{self, finish, link, readback};
+use crate::error::Refusal;
 use crate::kernel::Kernel;
+use crate::kernel::abi::Replace;
 use crate::kernel::unit::Unit;
+use crate::output;
 use crate::report::Report;
 use crate::request::Request;
 
@@ -38,18 +43,19 @@ pub(super) fn make_module(
     fs::create_dir(&dir).with_context(|| format!("failed to make `{}`", dir.display()))?;
     let names: Vec<String> = request.patches.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect();
     let description = format!("Livepatch of {}", names.join(", "));
-    // The number is also in the tables; here tools can read it without knowing the kernel's structures.
-    let info: Vec<(String, String)> = match replace {
-        ReplaceMode::Set(set) => vec![("replace_set".to_owned(), set.to_string())],
-        ReplaceMode::All | ReplaceMode::Nothing => Vec::new(),
+    // It is also in the tables; here tools can read it without knowing the kernel's structures.
+    let info: Vec<(String, String)> = match (replace, kernel.abi().replace) {
+        (ReplaceMode::Set(set), _) => vec![("replace_set".to_owned(), set.to_string())],
+        (ReplaceMode::All, _) => vec![("replace".to_owned(), "Y".to_owned())],
+        (ReplaceMode::Nothing, Replace::Boolean) => vec![("replace".to_owned(), "N".to_owned())],
+        (ReplaceMode::Nothing, _) => Vec::new(),
     };
-    if !plan.held.is_empty() {
-        let names: Vec<String> = plan.held.iter().map(|name| format!("`{name}`")).collect();
-        report.warnings.push(format!(
-            "the contents of {} changed: what took its address before keeps the old ones, and since others may take the \
-             new one, the module can be disabled but never be removed",
-            names.join(", ")
-        ));
+    if plan.held.iter().any(|name| names::is_alloc_tag_counters(name, ".data..percpu")) {
+        report.warnings.push(
+            "the livepatch allocates memory, and this kernel counts what a module allocates in memory that goes with the module \
+             (CONFIG_MEM_ALLOC_PROFILING): the module can be disabled but never be removed"
+                .to_owned(),
+        );
     }
     let stays = !plan.held.is_empty();
     let text = init::render(&request.name, &description, &plan.tables, &plan.states, replace, stays, &info);
@@ -78,6 +84,14 @@ pub(super) fn make_module(
     if kernel.config().is_y("UNWINDER_ORC") {
         report.refusals.extend(readback::unwindable(&module));
     }
+    // kbuild takes the release and the CRCs from the build directory, which may have been built again since.
+    report.refusals.extend(check::built_for(kernel, &module).into_iter().map(|refusal| Refusal {
+        advice: format!(
+            "`{}`, where the module was linked, is not of this kernel: name the build directory that it was built in",
+            kernel.module_build_dir().display()
+        ),
+        ..refusal
+    }));
     Ok(bytes)
 }
 
@@ -101,20 +115,12 @@ pub(super) fn sign_module(kernel: &Kernel, request: &Request, module: Vec<u8>, w
     Ok((signed, true))
 }
 
-/// Writes the module in one step: a reader sees the old file or the new one, never a part.
+/// Writes the module.
 pub(super) fn write_module(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> Result<()> {
-        // A build for several kernels has a directory for each.
-        fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".klp-build-").tempfile_in(dir)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("failed to write `{}`", path.display()))
+    // A build for several kernels has a directory for each.
+    let dir = output::folder(path);
+    fs::create_dir_all(&dir).with_context(|| format!("failed to make `{}`", dir.display()))?;
+    output::write(path, bytes)
 }
 
 #[cfg(test)]

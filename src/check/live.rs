@@ -85,7 +85,8 @@ pub fn of(found: &Inspection, loaded: &[Peer], watched: &Watched) -> Vec<Finding
             let key = (object.name.clone(), name.clone());
             let say = |reason, message: String, advice| about(reason, &object.name, name, message, advice);
             // A livepatch redirects its functions in the same way, and gives way to the next one.
-            if watched.redirected.contains(&key) && !loaded.iter().any(|peer| peer.patches(&object.name, function)) {
+            let by_livepatch = |peer: &Peer| peer.objects.is_none() || peer.patches(&object.name, function);
+            if watched.redirected.contains(&key) && !loaded.iter().any(by_livepatch) {
                 out.push(Finding::error(
                     &module,
                     say(

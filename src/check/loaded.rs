@@ -59,7 +59,7 @@ fn patch(path: &Path, has: abi::Replace) -> Result<Peer> {
         objects.push(PatchedObject { name: name(&object), functions, callbacks: Vec::new() });
     }
     let in_transition = number(path, "transition")?.is_some_and(|value| value != 0);
-    Ok(Peer { name: name(path), scope, objects, states: None, in_transition })
+    Ok(Peer { name: name(path), scope, objects: Some(objects), states: None, in_transition })
 }
 
 fn name(path: &Path) -> String {

@@ -2,7 +2,7 @@
 //!
 //! In: modules, a kernel, and what is loaded there already. Out: findings. An error is what the loader or the livepatch core
 //! would refuse; a warning is what they accept and nobody wants. Modules are taken in the order given, each as if those
-//! before it were there, since what a livepatch replaces decides what the next one meets.
+//! before it that load were there, since what a livepatch replaces decides what the next one meets.
 
 pub mod live;
 pub mod loaded;
@@ -16,7 +16,7 @@ use crate::error::{Reason, Refusal};
 use crate::inspect::Inspection;
 use crate::kernel::Kernel;
 
-pub use module::module;
+pub use module::{built_for, module};
 
 /// Whether the kernel would say no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,10 @@ pub struct Verdict {
     pub name: String,
     /// Whether it would load.
     pub loads: bool,
-    /// The livepatches that it would replace.
+    /// Whether it is the kernel that would say no, and not this check, to which the module tells too little.
+    #[serde(skip)]
+    pub is_known: bool,
+    /// The livepatches that it would replace; none when it does not load.
     pub replaces: Vec<String>,
 }
 
@@ -123,18 +126,23 @@ pub fn check(kernel: &Kernel, candidates: &[Candidate], live: &Live) -> anyhow::
             .collect();
         findings.extend(live::of(&candidate.found, &peers, &live.watched));
         findings.extend(peers::findings(&peer, &peers, kernel.abi().replace));
-        let replaces = peers::replace(&peer, &mut peers);
-        checked.verdicts.push(Verdict {
-            file: candidate.file.clone(),
-            name: name.clone(),
-            loads: findings.iter().all(|finding| finding.severity == Severity::Warning),
-            replaces,
-        });
+        let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error).peekable();
+        let loads = errors.peek().is_none();
+        let is_known = loads || errors.any(|finding| finding.what.reason != Reason::ObjectsUnknown);
+        // What is refused replaces nothing, and is not there for the next one.
+        let replaces = if loads { peers::replace(&peer, &mut peers) } else { Vec::new() };
+        checked.verdicts.push(Verdict { file: candidate.file.clone(), name: name.clone(), loads, is_known, replaces });
         checked.findings.extend(findings);
-        peers.push(peer);
+        if loads {
+            peers.push(peer);
+        }
     }
-    let unknown: Vec<String> =
-        live.peers.iter().filter(|peer| peer.states.is_none()).map(|peer| format!("`{}`", peer.name)).collect();
+    let unknown: Vec<String> = live
+        .peers
+        .iter()
+        .filter(|peer| peer.states.is_none() && peer.objects.is_some())
+        .map(|peer| format!("`{}`", peer.name))
+        .collect();
     if !unknown.is_empty() {
         checked.notes.push(format!(
             "sysfs does not tell the states of {}: name their files with --loaded to have them checked",

@@ -11,15 +11,16 @@ use anyhow::Result;
 use super::Candidate;
 use crate::elf::klp::KlpSymbol;
 use crate::elf::object::stb;
-use crate::elf::{Object, Place};
+use crate::elf::{Object, Place, Symbol};
 use crate::emit::readback;
 use crate::error::{Reason, Refusal};
 use crate::inspect::Inspection;
 use crate::kernel::Kernel;
 use crate::kernel::abi::Replace;
 use crate::kernel::config::Config;
-use crate::kernel::symtab::SymbolTable;
+use crate::kernel::symtab::{Kind, SymbolTable};
 use crate::kernel::symvers::Symvers;
+use crate::verify::{self, Loaded};
 
 const REBUILD: &str = "build the livepatch for this kernel";
 
@@ -44,6 +45,10 @@ pub fn module(kernel: &Kernel, candidate: &Candidate, notes: &mut Vec<String>) -
     let name = found.name.replace('-', "_");
     let may_miss = config.is_y("MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS");
     refusals.extend(imports(kernel.symvers(), module, &name, may_miss));
+    refusals.extend(versions(kernel.symvers(), module, config));
+    refusals.extend(terms(module));
+    refusals.extend(repeated(found));
+    refusals.extend(unhookable(kernel, found)?);
     let broken = found.broken_rules.iter().cloned();
     refusals.extend(broken.map(|rule| Refusal { advice: "build the livepatch again".to_owned(), ..rule }));
     let calls = readback::static_calls(module, kernel.symvers()).into_iter();
@@ -74,6 +79,14 @@ pub fn module(kernel: &Kernel, candidate: &Candidate, notes: &mut Vec<String>) -
     Ok(refusals)
 }
 
+/// Whether a module says that it is for this kernel: version magic, and the CRCs of what it imports.
+pub fn built_for(kernel: &Kernel, module: &Object) -> Vec<Refusal> {
+    let vermagic = readback::modinfo(module, "vermagic").next().unwrap_or_default();
+    let mut refusals: Vec<Refusal> = magic(&vermagic, kernel.release(), kernel.config()).into_iter().collect();
+    refusals.extend(mismatches(kernel.symvers(), module).into_values());
+    refusals
+}
+
 const UNWIND: &str = "run objtool on the module: the transition would never end without unwind data";
 
 /// Whether the version magic is this kernel's (include/linux/vermagic.h).
@@ -90,7 +103,10 @@ fn magic(magic: &str, release: &str, config: &Config) -> Option<Refusal> {
     // The other words are an architecture's or the seed of a randomised layout, which nothing here knows.
     const KNOWN: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
     let has: BTreeSet<&str> = words.filter(|word| KNOWN.contains(word)).collect();
-    let preempt = match (config.is_y("PREEMPT_RT"), config.is_y("PREEMPT_BUILD")) {
+    // Before 5.16 there is no PREEMPT_BUILD; since then PREEMPT selects it.
+    let preempt = match (config.is_y("PREEMPT_RT"), config.is_y("PREEMPT_BUILD") || config.is_y("PREEMPT")) {
+        // A kernel may have both, and which word comes first has changed.
+        (true, true) if has.contains("preempt") => "preempt",
         (true, _) => "preempt_rt",
         (false, true) => "preempt",
         (false, false) => "",
@@ -161,7 +177,7 @@ fn unresolvable(table: &SymbolTable, name: &str, position: u64) -> Option<(Reaso
 /// Undefined symbols: exported at all, with the same CRC, and to this module.
 fn imports(symvers: &Symvers, module: &Object, name: &str, may_miss: bool) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    let crcs = crcs(module);
+    let mut mismatches = mismatches(symvers, module);
     let imported: BTreeSet<String> = readback::modinfo(module, "import_ns").collect();
     for symbol in module.symbols.iter().filter(|s| s.place == Place::Undefined && !s.name.is_empty()) {
         let Some(export) = symvers.get(&symbol.name) else {
@@ -171,14 +187,7 @@ fn imports(symvers: &Symvers, module: &Object, name: &str, may_miss: bool) -> Ve
             }
             continue;
         };
-        if let Some(crc) = crcs.get(&symbol.name)
-            && export.crc != 0
-            && *crc != export.crc
-        {
-            let message =
-                format!("`{}` has CRC {:#010x} in this kernel and {crc:#010x} in the module", symbol.name, export.crc);
-            refusals.push(Refusal::new(Reason::CrcMismatch, message, REBUILD).symbol(&symbol.name));
-        }
+        refusals.extend(mismatches.remove(&symbol.name));
         // kernel/module/main.c `verify_namespace_is_imported`.
         let namespace = &export.namespace;
         let is_mine = match namespace.strip_prefix("module:") {
@@ -197,6 +206,132 @@ fn imports(symvers: &Symvers, module: &Object, name: &str, may_miss: bool) -> Ve
         }
     }
     refusals
+}
+
+/// CRCs that the loader asks for and the module does not have (kernel/module/version.c `check_version`): of its own layout always,
+/// and of each import unless it has the extended form, which may leave some out.
+fn versions(symvers: &Symvers, module: &Object, config: &Config) -> Vec<Refusal> {
+    if !config.is_y("MODVERSIONS") {
+        return Vec::new();
+    }
+    let crcs = crcs(module);
+    let has = |name: &str| module.sections.iter().any(|s| s.name == name);
+    let (is_extended, is_classic) = (has("__version_ext_crcs"), has("__versions"));
+    let mut refusals = Vec::new();
+    if let (Some(export), Some(crc)) = (symvers.get("module_layout"), crcs.get("module_layout"))
+        && export.crc != 0
+        && *crc != export.crc
+    {
+        let message =
+            format!("a module's layout has CRC {:#010x} in this kernel and {crc:#010x} in the module", export.crc);
+        refusals.push(Refusal::new(Reason::CrcMismatch, message, REBUILD).symbol("module_layout"));
+    }
+    if is_extended || (!is_classic && config.is_y("MODULE_FORCE_LOAD")) {
+        return refusals;
+    }
+    let undefined = module.symbols.iter().filter(|s| s.place == Place::Undefined && !s.name.is_empty());
+    let names = undefined.map(|s| s.name.as_str()).chain(["module_layout"]);
+    let missing: BTreeSet<&str> = names
+        .filter(|name| symvers.get(name).is_some_and(|export| export.crc != 0) && !crcs.contains_key(*name))
+        .collect();
+    refusals.extend(missing.into_iter().map(|name| {
+        let message = format!("`{name}` has a CRC in this kernel, and the module says none");
+        Refusal::new(Reason::CrcMismatch, message, REBUILD).symbol(name)
+    }));
+    refusals
+}
+
+/// What the module says of itself and the loader does not accept: `klp_enable_patch` is for GPL modules only, and namespaces of modules
+/// are implicit (kernel/module/main.c `copy_modinfo_import_ns`).
+fn terms(module: &Object) -> Vec<Refusal> {
+    // include/linux/license.h
+    const GPL: [&str; 6] =
+        ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"];
+    let mut refusals = Vec::new();
+    let license = readback::modinfo(module, "license").next();
+    if !license.as_deref().is_some_and(|license| GPL.contains(&license)) {
+        let said = license.map_or("none".to_owned(), |license| format!("`{license}`"));
+        let message =
+            format!("the module's licence is {said}, and the kernel gives `klp_enable_patch` to GPL modules only");
+        refusals.push(Refusal::new(Reason::FormatRule, message, "say MODULE_LICENSE(\"GPL\")"));
+    }
+    for namespace in readback::modinfo(module, "import_ns").filter(|namespace| namespace.starts_with("module:")) {
+        let message = format!("the module imports the namespace `{namespace}`, which the loader allows nobody");
+        refusals.push(Refusal::new(Reason::MissingNamespace, message, "take the MODULE_IMPORT_NS out"));
+    }
+    refusals
+}
+
+/// Objects and functions that stand there twice: both would have the same directory below /sys/kernel/livepatch
+/// (kernel/livepatch/core.c `klp_init_object_loaded`, `klp_init_func`, where position 0 is written as 1).
+fn repeated(found: &Inspection) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let mut objects = BTreeSet::new();
+    for object in &found.objects {
+        if !objects.insert(&object.name) {
+            let message = format!("the object `{}` stands in the module's table twice", object.name);
+            refusals.push(Refusal::new(Reason::FormatRule, message, REBUILD).object(&object.name));
+        }
+        let mut functions = BTreeSet::new();
+        for function in &object.functions {
+            if !functions.insert((&function.function, function.sympos.max(1))) {
+                let message = format!("`{},{}` is replaced twice", function.function, function.sympos);
+                let refusal = Refusal::new(Reason::FormatRule, message, REBUILD);
+                refusals.push(refusal.object(&object.name).symbol(&function.function));
+            }
+        }
+    }
+    refusals
+}
+
+/// Functions to be replaced that ftrace knows no place of (kernel/livepatch/patch.c `klp_patch_func`), as far as an image tells.
+fn unhookable(kernel: &Kernel, found: &Inspection) -> Result<Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    // Elsewhere the call is not behind the entry (arm64 has it before).
+    if !kernel.config().is_y("X86_64") {
+        return Ok(refusals);
+    }
+    for object in found.objects.iter().filter(|object| !object.functions.is_empty()) {
+        let Some(loaded) = verify::load(kernel, &object.name)? else { continue };
+        for function in &object.functions {
+            let named = loaded.table().named(&function.function);
+            let Some(at) = named.get((function.sympos.max(1) - 1) as usize) else { continue };
+            let symbol = &loaded.table().symbols[*at as usize];
+            let why = if symbol.kind == Kind::Object {
+                "is data"
+            } else if symbol.init {
+                "is gone after boot"
+            } else if is_without_call(&loaded, symbol.address) {
+                "has no ftrace call site"
+            } else {
+                continue;
+            };
+            let message = format!("`{},{}` {why}, so it cannot be replaced", function.function, function.sympos);
+            let refusal = Refusal::new(Reason::NotHookable, message, "replace functions that call it");
+            refusals.push(refusal.object(&object.name).symbol(&function.function));
+        }
+    }
+    Ok(refusals)
+}
+
+/// Whether the table of call sites is known and has none behind this function's entry (an ENDBR or padding comes before the call).
+fn is_without_call(loaded: &Loaded, address: u64) -> bool {
+    const ENTRY: u64 = 16;
+    loaded.has_call_site(address..address + ENTRY) == Some(false)
+}
+
+/// Imports that have another CRC in this kernel, by name.
+fn mismatches(symvers: &Symvers, module: &Object) -> BTreeMap<String, Refusal> {
+    let crcs = crcs(module);
+    let undefined = module.symbols.iter().filter(|s| s.place == Place::Undefined);
+    let mismatch = |symbol: &Symbol| {
+        let (crc, export) = (crcs.get(&symbol.name)?, symvers.get(&symbol.name)?);
+        let message =
+            format!("`{}` has CRC {:#010x} in this kernel and {crc:#010x} in the module", symbol.name, export.crc);
+        let refusal = Refusal::new(Reason::CrcMismatch, message, REBUILD).symbol(&symbol.name);
+        (export.crc != 0 && *crc != export.crc).then(|| (symbol.name.clone(), refusal))
+    };
+    undefined.filter_map(mismatch).collect()
 }
 
 /// A name of a namespace for modules; one that ends with `*` stands for all that begin so.
@@ -228,8 +363,8 @@ fn crcs(module: &Object) -> HashMap<String, u32> {
 mod tests {
     use super::*;
     use crate::elf::object::Reloc;
-    use crate::elf::{Section, Symbol, SymbolId};
-    use crate::kernel::symtab::{Binding, KernelSymbol, Kind};
+    use crate::elf::{Section, SymbolId};
+    use crate::kernel::symtab::{Binding, KernelSymbol};
 
     fn undefined(names: &[&str]) -> Vec<Symbol> {
         let symbol = |name: &&str| Symbol {
@@ -266,6 +401,20 @@ mod tests {
             said("7.3.5 SMP preempt mod_unload modversions ").as_deref(),
             Some("the module is for kernel `7.3.5`, and this one is `7.3.4` [other-kernel]")
         );
+        let with = |options: &str, word: &str| {
+            let config = Config::parse(options).unwrap();
+            magic(&format!("7.3.4 {word} "), "7.3.4", &config).map(|refusal| refusal.to_string())
+        };
+        let both = "CONFIG_PREEMPT_RT=y\nCONFIG_PREEMPT_BUILD=y\n";
+        for (options, word) in [
+            ("CONFIG_PREEMPT=y\n", "preempt"),
+            ("CONFIG_PREEMPT_RT=y\n", "preempt_rt"),
+            (both, "preempt"),
+            (both, "preempt_rt"),
+        ] {
+            assert_eq!(with(options, word), None, "{options}");
+        }
+        assert!(with("CONFIG_PREEMPT_RT=y\n", "preempt").is_some() && with(both, "").is_some());
         let text =
             "the module's version magic says `SMP mod_unload`, and this kernel's `SMP mod_unload modversions preempt`";
         assert_eq!(said("7.3.4 SMP mod_unload "), Some(format!("{text} [other-kernel]")));
@@ -330,6 +479,42 @@ mod tests {
             sites(&[0]),
             ["a static call site names `__SCT__shown` and not its key, which this kernel exports: it would not load \
               [format-rule]"]
+        );
+    }
+
+    /// What would fail in the loader or in sysfs: no CRC, another layout, another licence, a module's namespace, the same twice.
+    #[test]
+    fn what_the_loader_asks_for() {
+        let symvers = Symvers::parse(
+            "0x00000001\tsame\tvmlinux\tEXPORT_SYMBOL\t\n0x00000002\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n",
+        )
+        .unwrap();
+        let entry = |crc: u64, name: &str| {
+            let mut entry = [0; 64];
+            entry[..8].copy_from_slice(&crc.to_le_bytes());
+            entry[8..8 + name.len()].copy_from_slice(name.as_bytes());
+            entry.to_vec()
+        };
+        let module =
+            |sections| Object { little_endian: true, sections, symbols: undefined(&["same"]), ..Object::default() };
+        let (strict, lax) = ("CONFIG_MODVERSIONS=y\n", "CONFIG_MODVERSIONS=y\nCONFIG_MODULE_FORCE_LOAD=y\n");
+        let asked = |sections, config| said(&versions(&symvers, &module(sections), &Config::parse(config).unwrap()));
+        let none = |name: &str| format!("`{name}` has a CRC in this kernel, and the module says none [crc-mismatch]");
+        let classic = |entries: [Vec<u8>; 2]| vec![section("__versions", &entries.concat())];
+        assert_eq!(asked(classic([entry(1, "same"), entry(2, "module_layout")]), strict), [""; 0]);
+        assert_eq!(asked(classic([entry(2, "module_layout"), Vec::new()]), lax), [none("same")]);
+        let layout = "a module's layout has CRC 0x00000002 in this kernel and 0x00000003 in the module [crc-mismatch]";
+        assert_eq!(asked(classic([entry(1, "same"), entry(3, "module_layout")]), strict), [layout]);
+        assert_eq!(asked(Vec::new(), strict), [none("module_layout"), none("same")]);
+        assert_eq!(asked(Vec::new(), lax), [""; 0]);
+        let of = |info: &[u8]| said(&terms(&module(vec![section(".modinfo", info)])));
+        assert_eq!(of(b"license=Dual MIT/GPL\0"), [""; 0]);
+        assert_eq!(
+            of(b"license=Proprietary\0import_ns=module:kvm\0import_ns=SOUND\0"),
+            [
+                "the module's licence is `Proprietary`, and the kernel gives `klp_enable_patch` to GPL modules only [format-rule]",
+                "the module imports the namespace `module:kvm`, which the loader allows nobody [missing-namespace]",
+            ]
         );
     }
 

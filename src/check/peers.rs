@@ -46,8 +46,8 @@ pub struct Peer {
     pub name: String,
     /// What it replaces.
     pub scope: Scope,
-    /// What it patches.
-    pub objects: Vec<PatchedObject>,
+    /// What it patches; `None` where nothing tells.
+    pub objects: Option<Vec<PatchedObject>>,
     /// Its states; `None` where nothing tells.
     pub states: Option<Vec<State>>,
     /// It is on its way in or out.
@@ -57,37 +57,65 @@ pub struct Peer {
 impl Peer {
     /// From a module's file.
     pub fn of(found: &Inspection, has: abi::Replace) -> Peer {
-        let scope = match (has, found.replace_set, found.replace) {
-            (abi::Replace::Set, Some(set), _) => Scope::Set(set),
-            // The member is read without the kernel's headers, and set 0 and 1 look like the boolean.
-            (abi::Replace::Set, None, Some(value)) => Scope::Set(u32::from(value)),
-            (abi::Replace::Boolean, None, Some(true)) => Scope::Everything,
-            (abi::Replace::Boolean, None, Some(false)) | (abi::Replace::None, ..) => Scope::Nothing,
+        // The member is read without the kernel's headers, and set 0 and 1 look like the boolean: this kernel tells them apart.
+        let member = found.replace.map(u32::from).or(found.replace_member);
+        let scope = match (has, found.replace_set, member) {
+            (abi::Replace::Set, Some(set), _) | (abi::Replace::Set, None, Some(set)) => Scope::Set(set),
+            (abi::Replace::Boolean, None, Some(1)) => Scope::Everything,
+            (abi::Replace::Boolean, None, Some(0)) | (abi::Replace::None, ..) => Scope::Nothing,
             _ => Scope::Unknown,
         };
         Peer {
             name: found.name.replace('-', "_"),
             scope,
-            objects: found.objects.clone(),
+            objects: (!found.objects_unknown).then(|| found.objects.clone()),
             states: (!found.states_unknown).then(|| found.states.clone()),
             in_transition: false,
         }
     }
 
+    /// Adds what its file tells to what sysfs does. What sysfs shows is so; a copy of it may lack a function's directory, in which
+    /// there is no file, and it never has states.
+    pub fn learn(&mut self, file: Peer) {
+        if self.scope == Scope::Unknown {
+            self.scope = file.scope;
+        }
+        self.states = file.states.or(self.states.take());
+        let Some(theirs) = file.objects else { return };
+        let Some(objects) = &mut self.objects else {
+            self.objects = Some(theirs);
+            return;
+        };
+        for PatchedObject { name, functions, callbacks } in theirs {
+            let at = objects.iter().position(|object| object.name == name).unwrap_or_else(|| {
+                objects.push(PatchedObject { name, functions: Vec::new(), callbacks: Vec::new() });
+                objects.len() - 1
+            });
+            let known = &mut objects[at];
+            let new: Vec<Function> =
+                functions.into_iter().filter(|f| !known.functions.iter().any(|k| same(k, f))).collect();
+            known.functions.extend(new);
+            known.callbacks = callbacks;
+        }
+    }
+
     fn functions(&self) -> impl Iterator<Item = (&str, &Function)> {
-        self.objects.iter().flat_map(|o| o.functions.iter().map(|f| (o.name.as_str(), f)))
+        self.objects.iter().flatten().flat_map(|o| o.functions.iter().map(|f| (o.name.as_str(), f)))
     }
 
     /// Whether it patches a function; position 0 ("the only one") and 1 are the same.
     pub fn patches(&self, object: &str, function: &Function) -> bool {
-        self.functions().any(|(name, f)| {
-            name == object && f.function == function.function && f.sympos.max(1) == function.sympos.max(1)
-        })
+        self.functions().any(|(name, f)| name == object && same(f, function))
     }
 
     fn state(&self, id: u64) -> Option<&State> {
         self.states.iter().flatten().find(|state| state.id == id)
     }
+}
+
+/// Position 0 ("the only one") and 1 are the same.
+fn same(a: &Function, b: &Function) -> bool {
+    a.function == b.function && a.sympos.max(1) == b.sympos.max(1)
 }
 
 /// Takes out what `new` replaces, and gives the names.
@@ -100,6 +128,13 @@ pub fn replace(new: &Peer, peers: &mut Vec<Peer>) -> Vec<String> {
 /// What comes of enabling `new` where `peers` are enabled.
 pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace) -> Vec<Finding> {
     let mut out = Vec::new();
+    if new.objects.is_none() {
+        let message =
+            format!("what `{}` replaces cannot be read: its tables are of no form that is understood", new.name);
+        let advice =
+            "ask the tool that built it which functions it replaces: neither they nor what else has them were checked";
+        out.push(Finding::error(&new.name, Refusal::new(Reason::ObjectsUnknown, message, advice)));
+    }
     for old in peers {
         let before = out.len();
         if old.name == new.name {
@@ -122,7 +157,15 @@ pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace) -> Vec<Finding> {
                 ),
             ));
         }
-        functions(new, old, &mut out);
+        if old.objects.is_none() {
+            let message =
+                format!("what `{}` replaces cannot be read, so `{}` was not held against it", old.name, new.name);
+            let advice = "name a copy of /sys/kernel/livepatch with --loaded: the kernel knows what it replaces";
+            out.push(Finding::warning(&new.name, Refusal::new(Reason::ObjectsUnknown, message, advice)));
+        }
+        if new.objects.is_some() {
+            functions(new, old, &mut out);
+        }
         states(new, old, has, &mut out);
         out[before..].iter_mut().for_each(|finding| *finding = finding.clone().with(&old.name));
     }
@@ -218,11 +261,11 @@ mod tests {
         Peer {
             name: name.to_owned(),
             scope,
-            objects: vec![PatchedObject {
+            objects: Some(vec![PatchedObject {
                 name: "vmlinux".to_owned(),
                 functions: functions.iter().map(function).collect(),
                 callbacks: Vec::new(),
-            }],
+            }]),
             states: Some(states.iter().map(state).collect()),
             in_transition: false,
         }
@@ -308,6 +351,44 @@ mod tests {
         assert_eq!(
             said(&new, &[old]),
             ["error: `old` is in transition, and the kernel enables one livepatch at a time [in-transition]"]
+        );
+    }
+
+    /// What sysfs shows of a loaded livepatch stays, whatever its file lacks; the file adds what sysfs does not show.
+    #[test]
+    fn a_file_adds_to_sysfs() {
+        let sysfs = || Peer { states: None, in_transition: true, ..peer("old", Scope::Set(1), &[("shown", 1)], &[]) };
+        let new = peer("new", Scope::Set(2), &[("shown", 0)], &[]);
+        let conflict = "error: vmlinux: `new` of set 2 and `old` of set 1 both replace `shown,1` [function-conflict]";
+        let with = |file: Peer| {
+            let mut known = sysfs();
+            known.learn(file);
+            assert!(known.in_transition);
+            known
+        };
+        let unread = with(Peer { objects: None, states: None, ..peer("old", Scope::Unknown, &[], &[]) });
+        assert_eq!((unread.scope, &unread.states), (Scope::Set(1), &None));
+        assert!(said(&new, &[unread]).contains(&conflict.to_owned()));
+        let read = with(peer("old", Scope::Set(3), &[("shown", 0), ("more", 0)], &[(7, 1)]));
+        assert_eq!(read.scope, Scope::Set(1), "the kernel says which set it is");
+        let functions: Vec<&str> = read.functions().map(|(_, f)| f.function.as_str()).collect();
+        assert_eq!((functions, read.states.as_ref().map(Vec::len)), (vec!["shown", "more"], Some(1)));
+    }
+
+    /// What cannot be read is never "nothing": a new livepatch is refused for it, a loaded one is warned of.
+    #[test]
+    fn unknown_objects() {
+        let fine = peer("fine", Scope::Set(1), &[("f", 0)], &[]);
+        let unread = Peer { objects: None, ..peer("unread", Scope::Set(2), &[], &[]) };
+        assert_eq!(
+            said(&unread, std::slice::from_ref(&fine)),
+            [
+                "error: what `unread` replaces cannot be read: its tables are of no form that is understood [objects-unknown]"
+            ]
+        );
+        assert_eq!(
+            said(&fine, &[unread]),
+            ["warning: what `unread` replaces cannot be read, so `fine` was not held against it [objects-unknown]"]
         );
     }
 

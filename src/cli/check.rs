@@ -9,13 +9,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::kernel::Kernels;
-use super::status;
+use super::{read_module, status};
 use crate::check::live::Watched;
 use crate::check::peers::Peer;
 use crate::check::{self, Candidate, Checked, Finding, Live, Severity, Verdict, loaded};
+use crate::inspect;
 use crate::kernel::Kernel;
 use crate::report::{Outcome, SCHEMA, human};
-use crate::{elf, inspect};
 
 /// Which modules, for which kernel, beside what.
 #[derive(Debug, Args)]
@@ -75,7 +75,11 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         writeln!(out)?;
     } else {
         for verdict in &checked.verdicts {
-            let would = if verdict.loads { "would load on" } else { "would be refused by" };
+            let would = match (verdict.loads, verdict.is_known) {
+                (true, _) => "would load on",
+                (false, true) => "would be refused by",
+                (false, false) => "cannot be judged for",
+            };
             writeln!(out, "{}: {would} {}", verdict.file, kernel.release())?;
             verdict.replaces.iter().try_for_each(|name| writeln!(out, "  replaces `{name}`"))?;
         }
@@ -99,8 +103,7 @@ fn talk(checked: &Checked) {
 }
 
 fn candidate(path: &Path) -> Result<Candidate> {
-    let bytes = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-    let object = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", path.display()))?;
+    let (bytes, object) = read_module(path)?;
     let Some(found) = inspect::inspect(&object) else {
         bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", path.display());
     };
@@ -118,9 +121,8 @@ fn live(opts: &Opts, kernel: &Kernel) -> Result<Live> {
     }
     for path in files {
         let peer = Peer::of(&candidate(path)?.found, has);
-        // sysfs knows the order and whether there is a transition; the file knows the states.
         match peers.iter_mut().find(|known| known.name == peer.name) {
-            Some(known) => *known = Peer { in_transition: known.in_transition, ..peer },
+            Some(known) => known.learn(peer),
             None => peers.push(peer),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{print, status};
@@ -13,7 +14,8 @@ use crate::dwarf::locals;
 use crate::dwarf::types::{self, Replaced};
 use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
-use crate::kernel::symvers::Symvers;
+use crate::kernel::symvers::{self, Symvers};
+use crate::output;
 use crate::reloc::{self, World, classify, indirect};
 use crate::report::{Outcome, Report};
 
@@ -26,14 +28,14 @@ pub(super) struct Opts {
     /// The object of the patched source.
     #[arg(value_name = "PATCHED.o")]
     patched: PathBuf,
-    /// Write the functions that changed, and all they need, as an object.
+    /// Write the functions that changed, and all they need, as an object; when nothing changed, or it is refused, there is none.
     #[arg(short, long, value_name = "OUT.o")]
     output: Option<PathBuf>,
     /// Module.symvers of the unpatched kernel: what is exported is not made a livepatch symbol.
     #[arg(long, value_name = "FILE")]
     symvers: Option<PathBuf>,
     /// The kernel object both belong to [default: `name=` in .modinfo, else vmlinux].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = kernel_object)]
     object: Option<String>,
     /// Let a changed constant table travel with every function that reads it, where only functions do.
     #[arg(long)]
@@ -50,8 +52,43 @@ pub(super) struct Opts {
     verbose: bool,
 }
 
+/// A kernel object's name as the kernel has it, of a name or a file's name: `kvm-intel` is `kvm_intel`. What the loader could not
+/// read is refused later, with a code.
+fn kernel_object(text: &str) -> Result<String, String> {
+    let name = symvers::module_name(text);
+    if name.is_empty() {
+        return Err("it is `vmlinux` or a module's name".to_owned());
+    }
+    Ok(name)
+}
+
 /// Compares, prints, writes, and gives the exit status.
+///
+/// Whoever finds the output after a run may take it for that run's, so it is there only when this one wrote it.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
+    let Some(output) = &opts.output else { return compare(opts)?.0 };
+    let inputs = [Some(&opts.original), Some(&opts.patched), opts.symvers.as_ref()];
+    if let Some(input) = inputs.into_iter().flatten().find(|input| is_same_file(input, output)) {
+        bail!("`-o {}` would overwrite the input `{}`", output.display(), input.display());
+    }
+    let result = compare(opts);
+    if !matches!(result, Ok((_, true))) {
+        // What went wrong first is what is said.
+        let removed = output::remove(output);
+        if result.is_ok() {
+            removed?;
+        }
+    }
+    result?.0
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The exit status, unless it could not be printed, and whether the output was written.
+fn compare(opts: &Opts) -> Result<(Result<u8>, bool)> {
     let (original, patched) = rayon::join(|| read(&opts.original), || read(&opts.patched));
     let (original, patched) = (original?, patched?);
     let symvers = match &opts.symvers {
@@ -72,6 +109,8 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let mut report = Report::new();
     report.add(&name, None, &diff);
     report.notes.extend(diff.notes.iter().map(|note| format!("{name}: {note}")));
+    report.warnings.extend(diff.warnings.iter().map(|warning| format!("{name}: {warning}")));
+    report.warnings.extend(diff.removed_globals().map(|function| diff::removed_warning(&name, function)));
     report.refusals.extend(diff.refusals.iter().cloned().map(|r| r.object(&name)));
     let mut written = None;
     if diff.is_empty() {
@@ -86,6 +125,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             depends: &depends,
             new_globals: &diff.new_global_names(),
             ibt: indirect::has_endbr(&original),
+            kernel: None,
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);
@@ -109,17 +149,19 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     }
     let mut said = BTreeSet::new();
     report.refusals.retain(|r| said.insert((r.reason, r.message.clone())));
+    let mut is_written = false;
     if !report.refusals.is_empty() {
         report.outcome = Outcome::Refused;
     } else if let (Some(path), Some(object)) = (&opts.output, &written) {
         let bytes = elf::write(object).context("failed to write the patch object")?;
-        fs::write(path, bytes).with_context(|| format!("failed to write `{}`", path.display()))?;
+        output::write(path, &bytes)?;
+        is_written = true;
     }
     let status = print(&report, opts.json, opts.verbose, status::DONE);
     // The process ends: to give back a million pieces of memory one by one would take a tenth of its time.
     std::mem::forget((report, diff));
     std::mem::forget((original, patched));
-    status
+    Ok((status, is_written))
 }
 
 fn read(path: &Path) -> Result<Object> {

@@ -1,14 +1,12 @@
 //! `klp-build inspect MODULE.ko`: what a livepatch module patches, whoever made it.
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
-use super::status;
-use crate::elf;
+use super::{read_module, status};
 use crate::inspect::{self, Inspection};
 
 /// Which module.
@@ -24,8 +22,7 @@ pub(super) struct Opts {
 
 /// Reads, prints, and gives the exit status.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
-    let bytes = fs::read(&opts.module).with_context(|| format!("failed to read `{}`", opts.module.display()))?;
-    let module = elf::read(&bytes).with_context(|| format!("failed to read the module `{}`", opts.module.display()))?;
+    let (_, module) = read_module(&opts.module)?;
     let Some(found) = inspect::inspect(&module) else {
         bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", opts.module.display());
     };
@@ -44,11 +41,13 @@ fn text(found: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(vermagic) = &found.vermagic {
         writeln!(out, "built for: {vermagic}")?;
     }
-    match (found.replace_set, found.replace) {
-        (Some(set), _) => writeln!(out, "replaces: set {set}")?,
-        (None, Some(true)) => writeln!(out, "replaces: all livepatches")?,
-        (None, Some(false)) => writeln!(out, "replaces: none")?,
-        (None, None) => {}
+    match (found.replace_set, found.replace, found.replace_member) {
+        (Some(set), ..) => writeln!(out, "replaces: set {set}")?,
+        (None, Some(true), _) => writeln!(out, "replaces: all livepatches")?,
+        (None, Some(false), _) => writeln!(out, "replaces: none")?,
+        (None, None, Some(0)) => writeln!(out, "replaces: none, or set 0 on a kernel with sets")?,
+        (None, None, Some(set)) => writeln!(out, "replaces: all livepatches, or set {set} on a kernel with sets")?,
+        (None, None, None) => writeln!(out, "replaces: not known, its tables do not say")?,
     }
     for state in &found.states {
         writeln!(out, "state: {}, version {}", state.id, state.version)?;
@@ -59,8 +58,11 @@ fn text(found: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
             writeln!(out, "  callback: {callback}")?;
         }
     }
-    if found.states_unknown {
+    if found.states_unknown && !found.objects_unknown {
         writeln!(out, "states: there is a table of them that is not understood")?;
+    }
+    if found.objects_unknown {
+        writeln!(out, "objects: not known, its tables are of no form that is understood")?;
     }
     for object in &found.objects {
         writeln!(out, "object: {}", object.name)?;

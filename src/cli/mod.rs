@@ -13,11 +13,15 @@ mod many;
 mod snapshot;
 mod verify;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::elf;
 use crate::error::{Refused, ToolFailure};
+use crate::kernel::codec;
 use crate::report::{Outcome, Report, human};
 
 /// Exit statuses, a contract with scripts.
@@ -161,6 +165,17 @@ fn print(report: &Report, json: bool, verbose: bool, unchanged: u8) -> anyhow::R
         Outcome::Unchanged => unchanged,
         Outcome::Failed => status::BROKEN,
     })
+}
+
+/// A module's bytes, unpacked where the file is compressed, and what they are.
+fn read_module(path: &Path) -> anyhow::Result<(Vec<u8>, elf::Object)> {
+    let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let read = |bytes: Vec<u8>| -> anyhow::Result<_> {
+        let bytes = codec::plain(bytes)?;
+        let module = elf::read(&bytes)?;
+        Ok((bytes, module))
+    };
+    read(bytes).with_context(|| format!("failed to read the module `{}`", path.display()))
 }
 
 /// The command's definition, for completions and the manual page.

@@ -104,6 +104,19 @@ impl Mirror {
         Ok(self.source.join(path))
     }
 
+    /// Makes the directories real that a path inside the tree, relative to it, leaves by `..`: behind a link to one there is nothing of what
+    /// the patch creates.
+    pub fn make_way(&mut self, path: &Path) -> Result<()> {
+        let parts: Vec<Component> = path.components().collect();
+        for at in (1..parts.len()).filter(|at| parts[*at] == Component::ParentDir) {
+            let Some(dir) = lexical(&parts[..at].iter().collect::<PathBuf>()) else { continue };
+            if self.source.join(&dir).is_dir() {
+                self.make_real(&dir).with_context(|| format!("failed to mirror `{}`", dir.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The dependencies, absolute or relative to `cwd`, that are originals of touched files.
     pub fn misses(&self, cwd: &Path, deps: &[PathBuf]) -> Vec<PathBuf> {
         let missed = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|path| self.originals.contains(&path));
@@ -203,6 +216,20 @@ mod tests {
         assert_eq!(read("b/gone.c"), None);
         assert_eq!(fs::read_to_string(tree.path().join("a/x.h")).unwrap(), "old");
         assert!(tree.path().join("b/gone.c").exists() && !tree.path().join("n").exists());
+    }
+
+    /// Nothing of what the patch creates is behind a link; with the directory real, it is there.
+    #[test]
+    fn way_to_what_is_created() {
+        let (tree, work) = (tree(), tempfile::tempdir().unwrap());
+        let mut mirror = mirror(tree.path(), work.path());
+        let through = mirror.root().join("a/sub/../../n/new.c");
+        assert!(!through.exists(), "the danger is real");
+        for path in ["a/sub/../../n", "nowhere/../n", "../x/..", "n"] {
+            mirror.make_way(Path::new(path)).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&through).unwrap(), "n");
+        assert!(!mirror.root().join("nowhere").exists());
     }
 
     /// A path through a linked directory reaches the original; it is noticed, and repaired.

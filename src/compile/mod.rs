@@ -159,6 +159,9 @@ fn look<'a>(
         let new = change.is_some_and(|change| change.original.is_none());
         jobs.push(unit::Job::new(index, unit, new, &place.paths, options, &place.work.join(index.to_string()))?);
     }
+    if touched.files.iter().any(|file| file.original.is_none()) {
+        ways_to_new_files(units, touched, &place.paths, mirror)?;
+    }
     let pool = &place.pool;
 
     let mentions = mentions::Mentions::new(units, touched, tree);
@@ -188,6 +191,21 @@ fn look<'a>(
     }
 }
 
+/// Makes real what compiles may go through by `..` on their way to a file that the patch creates: what is not found there is found
+/// elsewhere, or not at all, and none is a dependency that could be checked.
+fn ways_to_new_files(units: &[Unit], touched: &Applied, paths: &paths::Paths, mirror: &mut Mirror) -> Result<()> {
+    let mut ways = BTreeSet::new();
+    for unit in units {
+        ways.extend(paths.inside_by_parents(&unit.command));
+        let finds = |dep: &PathBuf| touched.get(dep).is_some_and(|file| file.original.is_none());
+        if unit.deps.iter().any(finds) {
+            let includers = unit.deps.iter().chain([&unit.source]).filter(|dep| dep.is_relative());
+            ways.extend(includers.filter_map(|dep| Some(dep.parent()?.join(".."))));
+        }
+    }
+    ways.iter().try_for_each(|way| mirror.make_way(way))
+}
+
 /// Compiles the originals of units as a build would, whether a patch touches them or not; each with its own result.
 pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Result<Vec<Result<PathBuf>>> {
     let work = tempfile::Builder::new().prefix("originals-").tempdir_in(options.work);
@@ -204,11 +222,12 @@ pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Resu
 /// What the mirror has instead of the tree's files, or besides: C with `#line` directives, the rest as patched.
 fn contents(source: &Path, touched: &Applied) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let lines = |path: &Path| path.extension().is_some_and(|suffix| suffix == "c" || suffix == "h");
-    // What patches declare themselves with; a kernel that has a file of this name keeps it.
+    // What patches declare themselves with; a kernel, or a patch, that has a file of this name keeps it.
     let header = (PathBuf::from("include/linux/klp_build.h"), include_bytes!("../../templates/klp_build.h"));
     let includes = |text: &[u8]| memchr::memmem::find(text, b"<linux/klp_build.h>").is_some();
     let declares = touched.files.iter().any(|file| file.patched.as_deref().is_some_and(includes));
-    let header = (declares && !source.join(&header.0).exists()).then(|| (header.0, Some(header.1.to_vec())));
+    let has = touched.get(&header.0).is_some() || source.join(&header.0).exists();
+    let header = (declares && !has).then(|| (header.0, Some(header.1.to_vec())));
     let files = touched.files.iter().map(|file| {
         let text = match (&file.original, &file.patched) {
             (Some(original), Some(patched)) if lines(&file.path) => Some(keep_line_numbers(original, patched)),

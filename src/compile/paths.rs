@@ -104,6 +104,16 @@ impl Paths {
         self.path(path).unwrap_or_else(|| path.to_string())
     }
 
+    /// Paths of the command that the compiler follows inside the mirror through a `..`: those of a build in the tree, relative to it.
+    pub(super) fn inside_by_parents<'a>(&self, command: &'a [String]) -> impl Iterator<Item = PathBuf> + 'a {
+        let path = |arg: &'a String| GLUED.iter().find_map(|option| arg.strip_prefix(option)).unwrap_or(arg);
+        let in_tree = self.in_tree();
+        let paths = command.iter().map(path).map(Path::new).filter(move |_| in_tree);
+        let by_parents =
+            |path: &&Path| path.is_relative() && path.components().any(|part| part == Component::ParentDir);
+        paths.filter(by_parents).map(Path::to_path_buf)
+    }
+
     /// A path in the mirror for one in the source tree; `None` for any other, and for one that is relative to a
     /// working directory which is the mirror itself.
     fn path(&self, path: &str) -> Option<String> {

@@ -17,6 +17,31 @@ use rustix::process::{Pid, Signal, kill_process_group};
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
+/// What kbuild would take from the environment, and with it another directory, configuration or other flags than it is given.
+const OF_ANOTHER_BUILD: [&str; 11] = [
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "O",
+    "KBUILD_OUTPUT",
+    "KBUILD_EXTMOD",
+    "KBUILD_EXTMOD_OUTPUT",
+    "KBUILD_EXTRA_SYMBOLS",
+    "KCONFIG_CONFIG",
+    "KCFLAGS",
+    "KAFLAGS",
+];
+
+/// kbuild's make, without what a make above us or a shell that builds another kernel would lend it; messages in English.
+pub fn kbuild() -> Command {
+    let mut make = Command::new("make");
+    for name in OF_ANOTHER_BUILD {
+        make.env_remove(name);
+    }
+    make.env("LC_ALL", "C");
+    make
+}
+
 /// Runs a command to its end, with no input, and gives what it printed; the exit status is the caller's to judge.
 pub fn output(command: &mut Command) -> Result<Output> {
     output_holding(command, Stdio::null())
@@ -86,6 +111,14 @@ pub fn on_signals() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Protects every make from the variables of another build.
+    #[test]
+    fn of_another_build() {
+        let make = kbuild();
+        let removed = |name: &str| make.get_envs().any(|(n, value)| n == name && value.is_none());
+        assert!(["O", "KBUILD_OUTPUT", "KCONFIG_CONFIG", "MAKEFLAGS", "KCFLAGS"].into_iter().all(removed));
+    }
 
     /// Protects a private build directory from a make that outlives its run: the lock is the child's, too.
     #[test]

@@ -9,7 +9,7 @@
 use super::arch::{Arch, Use};
 use super::names;
 use super::special::{self, Rule};
-use crate::elf::id::HashSet;
+use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Reloc, Section, SectionId, SymbolId};
 use crate::error::Refusal;
@@ -124,6 +124,8 @@ pub struct Side<'o> {
     pub patchable: HashSet<AtomId>,
     /// Writable data that an instruction reads or writes itself.
     pub(super) touched: HashSet<AtomId>,
+    /// Code that shares its section and was not read to its end, and where that stops: it may lead to its neighbours.
+    pub(super) unread: HashMap<AtomId, u64>,
     /// What could not be cut or read.
     pub problems: Vec<Refusal>,
     /// Code for unloading is there while the module is.

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 
+use super::alloc_tags;
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
@@ -70,7 +71,10 @@ impl<'a, 'o> Compare<'a, 'o> {
         let masked_b = fields(self.patched, refs_b, start_b);
         // What has no bytes in the file (.bss) is zero in memory.
         let zeros = |len: u64| vec![0; len as usize];
+        // Beside its references a tag has nothing but the line it is for.
+        let are_tags = alloc_tags::is_tag(self.original, old) && alloc_tags::is_tag(self.patched, new);
         let byte_difference = match (bytes_a.is_empty() && len_a > 0, bytes_b.is_empty() && len_b > 0) {
+            _ if are_tags => None,
             (true, false) => first_unmasked_difference(&zeros(len_b), bytes_b, &masked_a, &masked_b),
             (false, true) => first_unmasked_difference(bytes_a, &zeros(len_a), &masked_a, &masked_b),
             _ => first_unmasked_difference(bytes_a, bytes_b, &masked_a, &masked_b),

@@ -6,12 +6,14 @@
 
 use std::borrow::Cow;
 
-use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::closure::naming_offset;
 use super::compare::Compare;
 use super::files::{FileKey, Files};
 use super::names;
+use super::readers::holds_function;
+use super::recognised::recognised;
+use super::tables::Tables;
 use super::users::{users, users_of};
 use crate::elf::id::{HashMap, HashSet};
 
@@ -22,10 +24,12 @@ pub struct Constants {
     pub originals: HashMap<AtomId, AtomId>,
     /// Patched ones whose address is compared, and which of these they are cannot be told.
     pub in_doubt: HashMap<AtomId, Vec<AtomId>>,
+    /// Patched tables that travel, where code had others of the kernel's for them before.
+    pub replaced: HashSet<AtomId>,
 }
 
 /// Finds the original of each constant that has an identity but no lasting name.
-pub fn find(compare: &Compare<'_, '_>) -> Constants {
+pub fn find(compare: &Compare<'_, '_>, (old_tables, new_tables): (&Tables, &Tables)) -> Constants {
     let (old, new) = (compare.original, compare.patched);
     let files = Files::new(old, new);
     let mut found = Constants::default();
@@ -36,7 +40,7 @@ pub fn find(compare: &Compare<'_, '_>) -> Constants {
     if theirs.is_empty() {
         return found;
     }
-    let (old_compared, new_compared) = (compared(old), compared(new));
+    let (old_compared, new_compared) = rayon::join(|| recognised(old, old_tables), || recognised(new, new_tables));
     let (old_users, new_users) =
         rayon::join(|| users(old, |id| is_private_constant(old, id)), || users(new, |id| is_private_constant(new, id)));
     for id in new.ids().filter(|id| is_private_constant(new, *id)) {
@@ -65,6 +69,9 @@ pub fn find(compare: &Compare<'_, '_>) -> Constants {
             _ if is_compared && !meant.is_empty() => {
                 found.in_doubt.insert(id, meant);
             }
+            _ if !meant.is_empty() => {
+                found.replaced.insert(id);
+            }
             _ => {}
         }
     }
@@ -72,7 +79,7 @@ pub fn find(compare: &Compare<'_, '_>) -> Constants {
 }
 
 /// A constant that would travel as a copy, with a name of the source.
-fn is_private_constant(side: &Side<'_>, id: AtomId) -> bool {
+pub(super) fn is_private_constant(side: &Side<'_>, id: AtomId) -> bool {
     side.atom(id).kind == Kind::Data
         && side.is_private(id)
         && !side.is_writable(id)
@@ -80,21 +87,21 @@ fn is_private_constant(side: &Side<'_>, id: AtomId) -> bool {
         && (names::has_own_stem(side.name(id)) || side.name(id).starts_with("__compound_literal"))
 }
 
-/// A table that leads somewhere. One of labels belongs to its very function.
+/// A table of functions' addresses; what a name stands for that the object does not define cannot be told.
+pub(super) fn is_table_of_functions(side: &Side<'_>, id: AtomId) -> bool {
+    holds_function(side, id) && leads_outwards(side, id)
+}
+
+/// A table that leads somewhere.
 fn is_table(side: &Side<'_>, id: AtomId) -> bool {
+    names::has_own_stem(side.name(id)) && !side.refs_of(id).is_empty() && leads_outwards(side, id)
+}
+
+/// Whether nothing in a table leads into a function, past its entry. One of labels belongs to its very function.
+fn leads_outwards(side: &Side<'_>, id: AtomId) -> bool {
     let outwards = |r: &Ref| match r.target {
         Target::Atom(atom, offset) => side.atom(atom).kind != Kind::Function || offset == naming_offset(side, atom),
         _ => true,
     };
-    names::has_own_stem(side.name(id)) && !side.refs_of(id).is_empty() && side.refs_of(id).iter().all(outwards)
-}
-
-/// All data whose address code compares with something; a loop's end lies behind.
-fn compared(side: &Side<'_>) -> HashSet<AtomId> {
-    let refs = side.refs.iter().flatten().filter(|r| r.usage == Use::Compared);
-    refs.filter_map(|r| match r.target {
-        Target::Atom(id, 0) => Some(id),
-        _ => None,
-    })
-    .collect()
+    side.refs_of(id).iter().all(outwards)
 }

@@ -3,7 +3,7 @@
 //! In: an object's sections and symbols. Out: [`Side::atoms`], in order. Hard because not everything has a symbol: what
 //! lies between named things is an atom without a name, and is cut where references point into it.
 
-use super::arch::{self, Site, Use};
+use super::arch::{self, Site};
 use super::atoms::{Atom, AtomId, Kind, Side, Target, Treatment};
 use super::entries;
 use super::special::Rule;
@@ -26,6 +26,7 @@ impl<'o> Side<'o> {
             treatments: object.sections.iter().map(Treatment::of).collect(),
             patchable: HashSet::default(),
             touched: HashSet::default(),
+            unread: HashMap::default(),
             problems: Vec::new(),
             has_exit: false,
         };
@@ -44,7 +45,7 @@ impl<'o> Side<'o> {
             side.cut_section(id, &symbols_of[id.index()], &prefixes);
         }
         side.resolve_references();
-        let reads = side.refs.iter().flatten().filter(|r| r.usage == Use::Read);
+        let reads = side.refs.iter().flatten().filter(|r| r.usage.is_access());
         let data = reads.filter_map(|r| if let Target::Atom(id, _) = r.target { Some(id) } else { None });
         side.touched = data.filter(|id| side.atom(*id).kind == Kind::Data && side.is_writable(*id)).collect();
         for (section, starts) in &prefixes {
@@ -188,6 +189,12 @@ impl<'o> Side<'o> {
                 start = 0;
                 end = section.sh_size;
             }
+            // A variable without bytes is none of the names of what happens to start where it does.
+            let is_empty = |s: &mut SymbolId| {
+                let symbol = self.object.symbol(*s);
+                size > 0 && symbol.st_size == 0 && symbol.st_type == stt::OBJECT && !is_code
+            };
+            pieces.extend(group.extract_if(.., is_empty).map(|s| (value, value, Kind::Data, vec![s])));
             let kind = if is_code { Kind::Function } else { Kind::Data };
             pieces.push((start, end, kind, group));
             at = end;

@@ -7,6 +7,7 @@ use super::atoms::{AtomId, Kind, Side, Target};
 use super::compare::Compare;
 use super::names;
 use super::readers;
+use super::recognised::recognised;
 use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{DataChanges, FunctionVerdict, Verdict};
@@ -25,6 +26,7 @@ pub fn changes(
     let (old, new) = (compare.original, compare.patched);
     let mut out = DataChanges::default();
     let mut readers: Option<(Readers, Readers)> = None;
+    let mut known: Option<(HashSet<AtomId>, HashSet<AtomId>)> = None;
     for id in named_data(new) {
         if new.is_private(id) {
             continue;
@@ -40,7 +42,10 @@ pub fn changes(
             refusals.push(refusal);
             continue;
         }
-        let Some(difference) = compare.difference(twin, id) else { continue };
+        let Some(difference) = compare.difference(twin, id) else {
+            refusals.extend(alignment_grew(compare, twin, id));
+            continue;
+        };
         match new.rule(id) {
             Some(Rule::Dropped(_) | Rule::Callbacks | Rule::States) => continue,
             Some(Rule::Registration) => {
@@ -59,10 +64,15 @@ pub fn changes(
         let constant = !new.is_writable(id) && !old.is_writable(twin) && !new.is_global(id);
         // Who recognises a thing by the table's address, or was given functions with it, goes on with the kernel's own. A table
         // of functions that is only read, by its index, was given to nobody.
-        let travels = |side: &Side<'_>, id: AtomId| {
-            !readers::is_compared(side, id) && (!readers::holds_function(side, id) || !readers::is_given(side, id))
+        let travels = |side: &Side<'_>, id: AtomId, known: &HashSet<AtomId>| {
+            !known.contains(&id) && (!readers::holds_function(side, id) || !readers::is_given(side, id))
         };
-        if constant && new.rule(id).is_none() && travels(old, twin) && travels(new, id) {
+        let mut both_travel = || {
+            let (before, after) =
+                known.get_or_insert_with(|| (recognised(old, old_tables), recognised(new, new_tables)));
+            travels(old, twin, before) && travels(new, id, after)
+        };
+        if constant && new.rule(id).is_none() && both_travel() {
             let (old_readers, new_readers) =
                 readers.get_or_insert_with(|| (read_by(old, old_tables), read_by(new, new_tables)));
             if only_changed_read(old_readers.get(&twin), functions, |f| f.original)
@@ -141,6 +151,9 @@ fn section_changed(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Optio
             .at(section, 0),
         );
     }
+    if let Some(refusal) = special_memory_changed(compare, old, new) {
+        return Some(refusal);
+    }
     const PER_CPU: &str = "per-CPU data";
     let (was, is) = (memory(compare.original, old), memory(compare.patched, new));
     // The other way round, from writable to constant, takes nothing away from the code that reads it.
@@ -152,6 +165,52 @@ fn section_changed(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Optio
         Refusal::new(
             Reason::DataResized,
             format!("data `{name}` is {was} in the running kernel and would be {is}"),
+            "use a new variable, under another name",
+        )
+        .symbol(name)
+        .at(compare.original.section_name(old), 0),
+    )
+}
+
+/// A variable that is put where the kernel treats it in another way: shared with the hypervisor, say.
+fn special_memory_changed(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Option<Refusal> {
+    let (was, is) = (compare.original.section_name(old), compare.patched.section_name(new));
+    if compare.original.rule(old).is_some() || compare.patched.rule(new).is_some() {
+        return None;
+    }
+    let (kind, wanted) = (names::special_memory(was), names::special_memory(is));
+    // One that has a page of its own loses nothing.
+    if kind == wanted || (wanted.is_none() && kind == Some("page_aligned")) {
+        return None;
+    }
+    let name = compare.original.name(old);
+    Some(
+        Refusal::new(
+            Reason::DataResized,
+            format!("data `{name}` lies in `{was}` in the running kernel and would have to lie in `{is}`"),
+            "use a new variable, under another name",
+        )
+        .symbol(name)
+        .at(was, 0),
+    )
+}
+
+/// A variable that stays where the kernel put it, and is to lie at a rounder address. What shares its section with others is
+/// left to debug information.
+fn alignment_grew(compare: &Compare<'_, '_>, old: AtomId, new: AtomId) -> Option<Refusal> {
+    let alignment = |side: &Side<'_>, id: AtomId| {
+        let section = side.atom(id).section;
+        (side.of_section[section.index()].len() == 1).then(|| side.object.section(section).sh_addralign.max(1))
+    };
+    let (was, is) = (alignment(compare.original, old)?, alignment(compare.patched, new)?);
+    if is <= was || compare.patched.is_gone(new) || compare.patched.rule(new).is_some() {
+        return None;
+    }
+    let name = compare.original.name(old);
+    Some(
+        Refusal::new(
+            Reason::DataResized,
+            format!("data `{name}` is aligned to {was} bytes in the running kernel, and would have to be to {is}"),
             "use a new variable, under another name",
         )
         .symbol(name)

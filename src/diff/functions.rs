@@ -146,6 +146,45 @@ pub fn revived(new: &Side<'_>, twins: &Twins) -> Vec<String> {
     names.into_iter().map(note).collect()
 }
 
+/// Functions that are put into another special section: a livepatch cannot move what the kernel tells by its address.
+/// Warnings; refusals where nothing may trace or redirect what lies there, since that is what a livepatch would do.
+pub fn special_sections(
+    compare: &Compare<'_, '_>,
+    functions: &[FunctionVerdict],
+    refusals: &mut Vec<Refusal>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for function in functions.iter().filter(|f| f.verdict != Verdict::New) {
+        let (Some(old), Some(new)) = (function.original, function.patched) else { continue };
+        let (was, is) = (compare.original.section_name(old), compare.patched.section_name(new));
+        let gone = |section| names::is_init_section(section) || names::is_exit_section(section);
+        if names::special_text(was) == names::special_text(is) || gone(was) || gone(is) {
+            continue;
+        }
+        let name = &function.name;
+        if names::is_untouchable_text(is) && !names::is_untouchable_text(was) {
+            refusals.push(
+                Refusal::new(
+                    Reason::NotHookable,
+                    format!(
+                        "function `{name}` lies in `{was}` in the running kernel and would have to lie in `{is}`, where \
+                         nothing may trace it"
+                    ),
+                    "leave it where it is: whoever calls it from such code would still reach it through ftrace",
+                )
+                .symbol(name)
+                .at(was, 0),
+            );
+            continue;
+        }
+        warnings.push(format!(
+            "`{name}` lies in `{was}` in the running kernel and not in `{is}`: a livepatch cannot move it, and what the kernel \
+             makes of that section stays as it is"
+        ));
+    }
+    warnings
+}
+
 /// Refuses changed functions that cannot be redirected, or lets their callers change instead.
 pub fn spread_unhookable(
     compare: &Compare<'_, '_>,

@@ -4,6 +4,7 @@
 //! that special sections say about them, compare data, look at what is registered with the kernel.
 
 mod alias;
+pub mod alloc_tags;
 pub mod arch;
 pub mod atoms;
 mod btf_ids;
@@ -21,6 +22,7 @@ pub mod moved_calls;
 pub mod names;
 mod numbered;
 mod readers;
+mod recognised;
 mod refs;
 mod registered;
 mod renamed;
@@ -50,6 +52,8 @@ pub struct Options {
     pub carry_tables: bool,
     /// The objects are built into the kernel's image, where code for unloading never runs.
     pub built_in: bool,
+    /// The kernel makes the counters of a module's allocation tags when it loads the module ([`alloc_tags`]).
+    pub makes_counters: bool,
 }
 
 /// The function that declares a static local, and what the local's bytes mean.
@@ -108,13 +112,16 @@ pub fn diff_with_owners<'o>(
     let mut notes = functions::drop_unloading(&new, &mut functions, options);
     notes.extend(functions::revived(&new, &twins));
     functions::spread_unhookable(&compare, &old_tables, &new_tables, &mut functions, options, &mut refusals);
-    let data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
+    let warnings = functions::special_sections(&compare, &functions, &mut refusals);
+    let mut data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
-    strays::find(&compare, &new_tables, &functions, &mut refusals);
+    notes.extend(registered::removals(&old, &new));
+    strays::find(&compare, (&old_tables, &new_tables), &functions, &mut refusals);
     unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);
     alias::check(&compare, &mut refusals);
     btf_ids::changes(&old, &new, &mut refusals);
-    let constants = constants::find(&compare);
+    let constants = constants::find(&compare, (&old_tables, &new_tables));
+    data.replaced = constants.replaced;
     if old.object.has_groups != new.object.has_groups {
         refusals.push(Refusal::new(
             Reason::UnknownSection,
@@ -138,8 +145,18 @@ pub fn diff_with_owners<'o>(
         elsewhere,
         moved_away,
         notes,
+        warnings,
         refusals,
+        makes_counters: options.makes_counters,
     })
+}
+
+/// What to say of a global function that is gone.
+pub fn removed_warning(object: &str, name: &str) -> String {
+    format!(
+        "{object}: `{name}` is taken out, and the running kernel keeps it: whatever is not compiled again still calls it, also \
+         where another file's weak `{name}` was to take its place"
+    )
 }
 
 /// What a person has to think about in what travels: nothing in the code tells whether it is right.
@@ -147,6 +164,11 @@ pub fn warnings(diff: &Diff<'_>, closure: &closure::Closure) -> Vec<String> {
     let mut all = given_away::warnings(diff, closure);
     all.extend(renamed::warnings(diff, closure));
     all
+}
+
+/// Names of the carried tables that somebody may keep in the place of the kernel's: the module must stay.
+pub fn held(diff: &Diff<'_>, closure: &closure::Closure) -> Vec<String> {
+    given_away::held(diff, closure)
 }
 
 /// What could not be read matters as soon as anything changed: a function's entry may be in it.

@@ -62,6 +62,10 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
     {
         return true;
     }
+    // Who allocated how much: nothing but the accounting depends on which is which (`super::alloc_tags`).
+    if is_alloc_tag_section(section) || is_alloc_tag_counters(name, section) {
+        return true;
+    }
     // Of the compiler's own making: sanitizer descriptions and the like (include/asm-generic/vmlinux.lds.h).
     if section.starts_with(".data..L") {
         return true;
@@ -95,6 +99,16 @@ pub fn is_private(name: &str, section: &str, writable: bool) -> bool {
     !writable && is_numbered(name)
 }
 
+/// Whether a section holds allocation tags: as compiled, or as a module's link calls it (include/asm-generic/codetag.lds.h).
+pub fn is_alloc_tag_section(section: &str) -> bool {
+    matches!(section, "alloc_tags" | ".codetag.alloc_tags")
+}
+
+/// Whether a static local holds the counters of an allocation tag.
+pub fn is_alloc_tag_counters(name: &str, section: &str) -> bool {
+    section.starts_with(".data..percpu") && stem(name).rsplit('.').next() == Some("_alloc_tag_cntr")
+}
+
 /// Whether writable data of a name that [`is_private`] lists is something else that is merely called so. `touched`: an
 /// instruction reads or writes it itself, which none does to a lock class or a rate limit.
 pub fn has_state(name: &str, section: &str, size: u64, touched: bool) -> bool {
@@ -123,6 +137,41 @@ pub fn is_init_section(name: &str) -> bool {
 /// Whether code or data in this section exists only for unloading, and not at all in vmlinux.
 pub fn is_exit_section(name: &str) -> bool {
     name.starts_with(".exit.") || name == ".exitcall.exit" || name.starts_with(".exitcall")
+}
+
+/// The kind of memory that a section's name asks for, beyond what is written and read alike: `decrypted` of
+/// `.bss..decrypted`, a table's own section. Names that only say how often something is used ask for nothing.
+pub fn special_memory(section: &str) -> Option<&str> {
+    const HINTS: [&str; 12] = [
+        "percpu",
+        "read_mostly",
+        "ro_after_init",
+        "once",
+        "cacheline_aligned",
+        "shared_aligned",
+        "shared_unaligned",
+        "cacheline_hot",
+        "hot",
+        "cold",
+        "likely",
+        "unlikely",
+    ];
+    if is_init_section(section) || is_exit_section(section) || section.starts_with(".ref.") {
+        return None;
+    }
+    if ![".data", ".bss", ".rodata", ".sdata", ".sbss"].iter().any(|plain| section.starts_with(plain)) {
+        return Some(section);
+    }
+    let parts = section.split("..").skip(1).map(|part| part.split('.').next().unwrap_or_default());
+    // The compiler's own begin with a capital: `.data..Lubsan_data1`.
+    let mut asked = parts.filter(|part| part.starts_with(|c: char| c.is_ascii_lowercase()) && !HINTS.contains(part));
+    asked.next()
+}
+
+/// The section that code was put into by its name, where the kernel tells functions by it: `.sched.text`.
+pub fn special_text(section: &str) -> Option<&str> {
+    let plain = section.starts_with(".text") || section.starts_with(".ref.");
+    (!plain && !is_init_section(section) && !is_exit_section(section)).then_some(section)
 }
 
 /// Whether code in this section must not be redirected: entry code, tracing-free and debugging-free text.
@@ -173,6 +222,28 @@ mod tests {
             ("__already_done.2", ".data..once", 1, true, false),
         ] {
             assert_eq!(has_state(name, section, size, touched), want, "{name} in {section}");
+        }
+    }
+
+    /// Protects what a section means from what only hints at its use.
+    #[test]
+    fn kinds_of_memory() {
+        for (section, want) in [
+            (".bss.shared", None),
+            (".data.x", None),
+            (".rodata", None),
+            (".data.rel.ro.local.ops", None),
+            (".data..read_mostly", None),
+            (".data..percpu..read_mostly", None),
+            (".data..Lubsan_data1", None),
+            (".ref.data", None),
+            (".init.data", None),
+            (".bss..decrypted", Some("decrypted")),
+            (".data..percpu..decrypted", Some("decrypted")),
+            (".data..page_aligned", Some("page_aligned")),
+            ("__governor_table", Some("__governor_table")),
+        ] {
+            assert_eq!(special_memory(section), want, "{section}");
         }
     }
 

@@ -10,13 +10,14 @@ use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::compare::{Compare, Difference};
 use super::names;
+use super::recognised::recognised;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::shf;
 
-/// The uses of each datum: by which whole function or other atom, how, and at which offset in it.
-type Uses = HashMap<AtomId, Vec<(AtomId, Use, i64)>>;
+/// The uses of each datum: by which whole function or other atom, and how.
+type Uses = HashMap<AtomId, Vec<(AtomId, Use)>>;
 
 /// Marks the readers of changed constant tables as changed; the tables, on the patched side, that travel with them.
 pub fn spread(
@@ -37,7 +38,8 @@ pub fn spread(
         return out;
     }
     let (old_uses, new_uses) = (uses(old, old_tables), uses(new, new_tables));
-    for (twin, id) in changed {
+    let (old_known, new_known) = (recognised(old, old_tables), recognised(new, new_tables));
+    for (twin, id) in changed.into_iter().filter(|(a, b)| !old_known.contains(a) && !new_known.contains(b)) {
         let (Some(before), Some(after)) = (readers(old, &old_uses, twin), readers(new, &new_uses, id)) else {
             continue;
         };
@@ -82,15 +84,9 @@ pub(super) fn holds_function(side: &Side<'_>, id: AtomId) -> bool {
     })
 }
 
-/// Whether code compares something with the table's address.
-pub(super) fn is_compared(side: &Side<'_>, id: AtomId) -> bool {
-    let compares = |r: &Ref| r.usage == Use::Compared && r.target == Target::Atom(id, 0);
-    side.refs.iter().flatten().any(compares)
-}
-
 /// Whether anything that is loaded has the table's address, or takes it, other than to read from it.
 pub(super) fn is_given(side: &Side<'_>, id: AtomId) -> bool {
-    let takes = |r: &Ref| r.usage != Use::Read && matches!(r.target, Target::Atom(target, _) if target == id);
+    let takes = |r: &Ref| !r.usage.is_access() && matches!(r.target, Target::Atom(target, _) if target == id);
     side.ids()
         .filter(|user| *user != id && side.object.section(side.atom(*user).section).sh_flags & shf::ALLOC != 0)
         .any(|user| side.refs_of(user).iter().any(takes))
@@ -100,10 +96,10 @@ fn uses(side: &Side<'_>, tables: &Tables) -> Uses {
     let mut uses = Uses::default();
     for id in side.ids() {
         for r in side.refs_of(id) {
-            if let Target::Atom(target, offset) = r.target
+            if let Target::Atom(target, _) = r.target
                 && side.atom(target).kind == Kind::Data
             {
-                uses.entry(target).or_default().push((tables.whole(id), r.usage, offset));
+                uses.entry(target).or_default().push((tables.whole(id), r.usage));
             }
         }
     }
@@ -114,18 +110,17 @@ fn uses(side: &Side<'_>, tables: &Tables) -> Uses {
 /// it only read from it: it has done so.
 fn readers(side: &Side<'_>, uses: &Uses, table: AtomId) -> Option<HashSet<AtomId>> {
     let mut readers = HashSet::default();
-    for (user, usage, offset) in uses.get(&table).into_iter().flatten() {
+    for (user, usage) in uses.get(&table).into_iter().flatten() {
         let section = side.section_name(*user);
         if section.starts_with(".discard.") {
             continue;
         }
-        // A loop's end is compared as well; it lies behind the table.
-        if !side.is_function(*user) || (*usage == Use::Compared && *offset == 0) {
+        if !side.is_function(*user) {
             return None;
         }
         if !names::is_init_section(section) && !names::is_exit_section(section) {
             readers.insert(*user);
-        } else if *usage != Use::Read {
+        } else if !usage.is_access() {
             return None;
         }
     }
@@ -135,7 +130,7 @@ fn readers(side: &Side<'_>, uses: &Uses, table: AtomId) -> Option<HashSet<AtomId
 /// Names of those carried tables whose address the carried code takes: somebody may keep it.
 pub fn held(side: &Side<'_>, tables: &Tables, carried: &HashSet<AtomId>) -> Vec<String> {
     let uses = uses(side, tables);
-    let is_held = |id: &&AtomId| uses.get(*id).is_some_and(|all| all.iter().any(|(_, usage, _)| *usage != Use::Read));
+    let is_held = |id: &&AtomId| uses.get(*id).is_some_and(|all| all.iter().any(|(_, usage)| !usage.is_access()));
     let mut names: Vec<String> = carried.iter().filter(is_held).map(|id| side.name(*id).to_owned()).collect();
     names.sort();
     names

@@ -1,9 +1,9 @@
 //! What each relocation means: an atom and an offset in it, or a symbol from outside.
 //!
 //! In: an object cut into atoms. Out: [`Side::refs`]. Hard because of what stands in the field: a PC-relative one counts from
-//! the end of its instruction, and jumps within a section have no relocation at all.
+//! the end of its instruction, and what leads from one function to another of its section has no relocation at all.
 
-use super::arch::{Site, Use};
+use super::arch::{HiddenRefs, Site, Use};
 use super::atoms::{Ref, Side, Target};
 use crate::elf::object::{shf, stt};
 use crate::elf::{Place, Reloc, SectionId};
@@ -31,7 +31,7 @@ impl Side<'_> {
         }
     }
 
-    fn raw_refs(&self, id: SectionId) -> Vec<(Reloc, Site)> {
+    fn raw_refs(&mut self, id: SectionId) -> Vec<(Reloc, Site)> {
         let section = self.object.section(id);
         let data_site = |r: &Reloc| Site { adjust: 0, usage: Use::Address, insn: r.r_offset };
         let mut out: Vec<(Reloc, Site)>;
@@ -67,18 +67,23 @@ impl Side<'_> {
                     let s = self.object.symbol(*s);
                     s.st_type == stt::SECTION && s.place == Place::Section(id)
                 });
-                for hidden in self.arch.hidden_branches(section, &functions) {
+                let HiddenRefs { refs, unread } = self.arch.hidden(section, &functions);
+                for at in unread {
+                    let function = self.find(id, at as i64);
+                    self.unread.extend(function.map(|function| (function, at)));
+                }
+                for hidden in refs {
                     // Without a section symbol, the function symbol at the target serves as well.
-                    let named = self.find(id, hidden.target as i64).and_then(|a| self.atom(a).symbols.first().copied());
+                    let named = self.find(id, hidden.target).and_then(|a| self.atom(a).symbols.first().copied());
                     let Some(symbol) = symbol.or(named) else { continue };
                     let base = self.object.symbol(symbol).st_value;
                     let reloc = Reloc {
                         r_offset: hidden.r_offset,
                         r_type: hidden.r_type,
                         symbol: Some(symbol),
-                        r_addend: hidden.target as i64 - base as i64 + hidden.bias,
+                        r_addend: hidden.target - base as i64 + hidden.bias,
                     };
-                    let site = Site { adjust: -hidden.bias, usage: Use::Branch, insn: hidden.r_offset };
+                    let site = Site { adjust: -hidden.bias, usage: hidden.usage, insn: hidden.r_offset };
                     out.push((reloc, site));
                 }
             }

@@ -1,7 +1,7 @@
 //! What the kernel learns about only at boot or module load: initcalls, parameters, exports, events.
 //!
-//! In: two sides. Out: a refusal for each addition, since it would never take effect. Removals are
-//! harmless: the running kernel has already done what was removed.
+//! In: two sides. Out: a refusal for each addition, since it would never take effect; a note for each removal, which does
+//! not take back what the running kernel has already done.
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
@@ -35,6 +35,39 @@ pub fn additions(old: &Side<'_>, new: &Side<'_>, refusals: &mut Vec<Refusal>) {
             }
         }
     }
+}
+
+/// What to know of entries that only the original has: the kernel has read them.
+pub fn removals(old: &Side<'_>, new: &Side<'_>) -> Vec<String> {
+    let mut after: HashMap<String, usize> = HashMap::default();
+    let would_run = initcalls(new);
+    for id in new.object.section_ids() {
+        if let Some(name) = registration(new, id) {
+            entries(new, id)
+                .into_iter()
+                .for_each(|(entry, _)| *after.entry(format!("{name} {entry}")).or_default() += 1);
+        }
+    }
+    let mut notes = Vec::new();
+    for id in old.object.section_ids() {
+        let Some(name) = registration(old, id).filter(|name| is_told_of(name)) else { continue };
+        for (entry, offset) in entries(old, id) {
+            match after.get_mut(&format!("{name} {entry}")) {
+                Some(count) if *count > 0 => *count -= 1,
+                _ if led_to(old, id, offset).is_some_and(|function| would_run.contains_key(function)) => {}
+                _ => notes.push(format!(
+                    "`{}` is taken out of `{name}`: the running kernel has read it, and what it did then stays",
+                    shown(&entry)
+                )),
+            }
+        }
+    }
+    notes
+}
+
+/// Initcalls and parameters. Of an export, its other sections would only say the same again.
+fn is_told_of(section: &str) -> bool {
+    section.contains("initcall") || matches!(section, "__param" | ".export_symbol")
 }
 
 /// How often initcalls of any level run each function.

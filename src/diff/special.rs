@@ -37,6 +37,8 @@ pub fn rule(name: &str) -> Option<Rule> {
         ".smp_locks" | ".kcfi_traps" | "__mcount_loc" => CodeTable(1),
         ".parainstructions" => CodeTable(1),
         ".altinstr_replacement" | ".altinstr_aux" => ByReference,
+        // Each allocation has its own, and dead code leaves some behind: see alloc_tags.rs.
+        "alloc_tags" | ".codetag.alloc_tags" => ByReference,
         ".discard.klp_callback_ptrs" => Callbacks,
         ".discard.klp_states" => States,
         ".discard.addressable" => Dropped("keeps a symbol alive for the compiler"),

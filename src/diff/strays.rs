@@ -1,8 +1,9 @@
 //! What no function and no datum leads to: entries of tables that nobody here knows, and code that is no function.
 //!
-//! In: a comparison and the function verdicts. Out: a refusal for everything of that kind that is new, changed, or
+//! In: a comparison and the function verdicts. Out: a refusal for everything of that kind that is new, changed, gone, or
 //! speaks about a function that changed. It would be lost in silence otherwise: what travels is found by
-//! following references, and the kernel finds such entries by their section.
+//! following references, and the kernel finds such entries by their section. What is gone stays in the running kernel's
+//! table, where it is found as before.
 
 use super::atoms::{AtomId, Kind, Side, Target};
 use super::closure::naming_offset;
@@ -11,11 +12,16 @@ use super::special::Rule;
 use super::tables::Tables;
 use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::{HashMap, HashSet};
-use crate::elf::object::shf;
+use crate::elf::object::{shf, sht};
 use crate::error::{Reason, Refusal};
 
 /// Refuses strays that would be lost.
-pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVerdict], refusals: &mut Vec<Refusal>) {
+pub fn find(
+    compare: &Compare<'_, '_>,
+    (old_tables, tables): (&Tables, &Tables),
+    functions: &[FunctionVerdict],
+    refusals: &mut Vec<Refusal>,
+) {
     let (old, new) = (compare.original, compare.patched);
     let reached = reached(new);
     let changed: HashSet<AtomId> = functions
@@ -24,9 +30,12 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         .filter_map(|f| f.patched)
         .collect();
     let mut before: HashMap<&str, Vec<AtomId>> = HashMap::default();
-    for id in old.ids().filter(|id| is_stray(old, *id)) {
+    let has_twin = |id: &AtomId| old.atom(*id).kind == Kind::Data && compare.twins.forward.contains_key(id);
+    for id in old.ids().filter(|id| is_stray(old, *id) && !has_twin(id)) {
         before.entry(old.section_name(id)).or_default().push(id);
     }
+    // Sections with something new.
+    let mut told: HashSet<&str> = HashSet::default();
     // What a table says of a function is compared with the function.
     let owned = |id: AtomId| tables.owner.get(&id).is_some_and(|owner| new.is_function(*owner));
     for id in new.ids().filter(|id| is_stray(new, *id) && !owned(*id)) {
@@ -68,9 +77,10 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         {
             let message = format!("an entry of `{section}` speaks about `{function}`, and what it says is not known");
             refusals.push(refusal(new, id, Reason::UnknownSection, message));
+            told.insert(section);
             continue;
         }
-        if compare.twins.backward.contains_key(&id) || compare.twins.ambiguous.contains_key(&id) {
+        if compare.twins.backward.contains_key(&id) {
             // Its contents are compared with all other data.
             continue;
         }
@@ -81,6 +91,7 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
         }
         if is_quirk {
             refusals.push(new_quirk(new, id, tables, functions));
+            told.insert(section);
             continue;
         }
         let found = match new.atom(id).kind {
@@ -103,7 +114,51 @@ pub fn find(compare: &Compare<'_, '_>, tables: &Tables, functions: &[FunctionVer
             }
         };
         refusals.push(found);
+        told.insert(section);
     }
+    let old_owned = |id: AtomId| old_tables.owner.contains_key(&id);
+    let old_reached = self::reached(old);
+    let is_left = |id: &AtomId| !old_reached[id.index()] && !old_owned(*id) && is_read_later(old, *id);
+    // What has no name counts as changed where there is something new.
+    let is_changed = |id: &AtomId| old.atom(*id).kind == Kind::Anonymous && told.contains(old.section_name(*id));
+    let mut left: Vec<AtomId> = before.into_values().flatten().filter(|id| is_left(id) && !is_changed(id)).collect();
+    left.sort_unstable();
+    refusals.extend(left.into_iter().map(|id| gone(old, id, old_tables)));
+}
+
+/// Whether the kernel may still read this when boot is over: an entry of a table that only the linker collects.
+fn is_read_later(side: &Side<'_>, id: AtomId) -> bool {
+    let section = side.object.section(side.atom(id).section);
+    matches!(side.atom(id).kind, Kind::Data | Kind::Anonymous)
+        && section.sh_flags & shf::EXECINSTR == 0
+        && section.sh_type != sht::NOTE
+        && !is_ordinary(&section.name)
+        && !side.is_gone(id)
+        && !section.name.ends_with(".init")
+        // Texts for tools.
+        && section.name != "__tracepoint_str"
+}
+
+/// An entry that the patch takes out of a table.
+fn gone(side: &Side<'_>, id: AtomId, tables: &Tables) -> Refusal {
+    let section = side.section_name(id);
+    let leads_to = side.refs_of(id).iter().filter_map(|r| match r.target {
+        Target::Atom(target, _) if matches!(side.atom(target).kind, Kind::Function | Kind::Data) => {
+            Some(format!("`{}`", side.name(tables.whole(target))))
+        }
+        _ => None,
+    });
+    let mut leads_to: Vec<String> = leads_to.collect();
+    leads_to.dedup();
+    let named = match side.atom(id).symbols.is_empty() {
+        true => "an entry".to_owned(),
+        false => format!("`{}`", side.name(id)),
+    };
+    let of = if leads_to.is_empty() { String::new() } else { format!(" (of {})", leads_to.join(", ")) };
+    let message = format!("{named}{of} is taken out of `{section}`, and stays in the running kernel's table");
+    let advice = "leave it there, and make what it leads to do nothing; or undo its effect in a callback";
+    let found = Refusal::new(Reason::NeverRuns, message, advice).at(section, side.atom(id).start);
+    if side.atom(id).symbols.is_empty() { found } else { found.symbol(side.name(id)) }
 }
 
 /// A quirk, with the new functions that the section leads to: what it consists of has no names of its own.

@@ -9,6 +9,7 @@ use super::compare::Difference;
 use super::tables::Tables;
 use super::twins::Twins;
 use crate::elf::id::{HashMap, HashSet};
+use crate::elf::object::stb;
 use crate::error::Refusal;
 
 /// What became of a function.
@@ -47,6 +48,8 @@ pub struct DataChanges {
     pub recarried: HashSet<AtomId>,
     /// Those of them whose address code takes: what keeps it must not lose the module.
     pub held: Vec<String>,
+    /// Tables of a function's own that travel, where the kernel's own function has another one.
+    pub replaced: HashSet<AtomId>,
     /// New data that other units may refer to: carried even when nothing in this unit does.
     pub new_globals: Vec<AtomId>,
 }
@@ -87,8 +90,12 @@ pub struct Diff<'o> {
     pub moved_away: HashSet<AtomId>,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
+    /// What to think about, whether anything travels or not.
+    pub warnings: Vec<String>,
     /// Why the answer is no.
     pub refusals: Vec<Refusal>,
+    /// The kernel makes the counters of a module's allocation tags itself.
+    pub makes_counters: bool,
 }
 
 impl Diff<'_> {
@@ -106,6 +113,20 @@ impl Diff<'_> {
             .filter(|f| matches!(f.verdict, Verdict::Changed | Verdict::New))
             .filter_map(|f| Some((f.patched?, f.verdict)))
             .collect()
+    }
+
+    /// Global functions that are gone, and went to no other unit: whoever is not compiled again still calls them.
+    pub fn removed_globals(&self) -> impl Iterator<Item = &str> {
+        let side = &self.original;
+        let is_global =
+            |id: AtomId| side.atom(id).symbols.iter().any(|s| side.object.symbol(*s).st_bind == stb::GLOBAL);
+        let removed = self.functions.iter().filter(|f| f.verdict == Verdict::Removed);
+        removed
+            .filter(move |f| {
+                let stays = |id: &AtomId| is_global(*id) && !side.is_gone(*id) && !self.moved_away.contains(id);
+                f.original.as_ref().is_some_and(stays)
+            })
+            .map(|f| f.name.as_str())
     }
 
     /// Source names of the functions that the livepatch replaces, or that are gone.

@@ -153,6 +153,10 @@ impl Sides<'_> {
         if old.size != new.size {
             what.push(format!("its size was {}, and is {}", bytes(old.size * 8), bytes(new.size * 8)));
         }
+        // Objects that exist may lie anywhere that was round enough.
+        if new.alignment > old.alignment {
+            what.push(format!("its alignment was {}, and is {}", bytes(old.alignment * 8), bytes(new.alignment * 8)));
+        }
         let place = |member: &Member| (member.offset, member.size);
         let gone: Vec<_> = old.members.iter().filter(|(name, _)| !new.members.contains_key(*name)).collect();
         let come: Vec<_> = new.members.iter().filter(|(name, _)| !old.members.contains_key(*name)).collect();

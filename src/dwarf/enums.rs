@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use gimli::UnitOffset;
+use gimli::{EntriesTreeNode, UnitOffset};
 
-use super::layout::{Entry, Unit, is_qualifier, name, reference};
+use super::info::Slice;
+use super::layout::{Entry, Unit, in_function, is_qualifier, name, reference};
+use super::uses::own_name;
 
 /// Deepest chain of typedefs and arrays that is followed.
 const DEPTH: usize = 64;
@@ -41,35 +43,62 @@ pub(super) struct Renumbered<'a> {
     pub new: &'a Named,
 }
 
-/// The names of all enumerations of a unit.
+/// What gives names to numbers, in the order of the source.
+#[derive(Default)]
+struct Found<'d> {
+    /// Enumerations, and the functions in whose braces they are.
+    enumerations: Vec<(Entry<'d>, Option<String>)>,
+    /// What goes by a typedef's name.
+    typedefs: BTreeMap<UnitOffset, String>,
+}
+
+/// The names of all enumerations of a unit. Those of an enumeration in a function's braces go by its name as well.
 pub(super) fn numbers(unit: Unit<'_, '_>) -> Result<Numbers> {
-    let mut typedefs: BTreeMap<UnitOffset, String> = BTreeMap::new();
-    let mut found = Vec::new();
+    let mut found = Found::default();
     let mut tree = unit.entries_tree(None)?;
-    let mut children = tree.root()?.children();
-    while let Some(node) = children.next()? {
-        let entry = node.entry();
-        match (entry.tag(), reference(entry)) {
-            (gimli::DW_TAG_enumeration_type, _) => found.push(entry.clone()),
-            (gimli::DW_TAG_typedef, Some(target)) => {
-                if let Some(name) = name(unit, entry)? {
-                    typedefs.entry(target).or_insert(name);
-                }
-            }
-            _ => {}
-        }
-    }
+    look(unit, tree.root()?, None, &mut found)?;
     let mut all = Numbers::new();
-    for entry in &found {
-        let Some(of) = label(unit, entry, typedefs.get(&entry.offset()).cloned())? else { continue };
+    for (entry, function) in &found.enumerations {
+        let Some(of) = label(unit, entry, found.typedefs.get(&entry.offset()).cloned())? else { continue };
         let names = names(unit, entry.offset())?;
         let (among, counting) = (names.len(), counting(&names));
         for (name, value) in names {
             let counts = counting.contains(&name);
+            let name = function.as_ref().map_or(name.clone(), |function| in_function(&name, function));
             all.entry(name).or_insert(Named { of: of.clone(), among, value, counts });
         }
     }
     Ok(all)
+}
+
+/// Looks at the entries below one, in functions and their blocks as well.
+fn look<'d>(
+    unit: Unit<'d, '_>,
+    node: EntriesTreeNode<'_, '_, Slice<'d>>,
+    function: Option<&str>,
+    found: &mut Found<'d>,
+) -> Result<()> {
+    let mut children = node.children();
+    while let Some(child) = children.next()? {
+        let entry = child.entry();
+        match (entry.tag(), reference(entry)) {
+            (gimli::DW_TAG_enumeration_type, _) => {
+                found.enumerations.push((entry.clone(), function.map(str::to_owned)));
+            }
+            (gimli::DW_TAG_typedef, Some(target)) => {
+                if let Some(name) = name(unit, entry)? {
+                    found.typedefs.entry(target).or_insert(name);
+                }
+            }
+            (gimli::DW_TAG_subprogram, _) => {
+                let own = own_name(unit, entry)?;
+                look(unit, child, own.as_deref().or(function), found)?;
+            }
+            (gimli::DW_TAG_lexical_block, _) => look(unit, child, function, found)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The enumeration that a type is, or is an array of.

@@ -13,7 +13,7 @@ use gimli::{
 
 use super::info::Slice;
 use super::uses::own_name;
-use super::{enums, means};
+use super::{alignment, enums, means};
 
 /// Deepest nesting of types that is followed; the kernel's is below ten.
 const DEPTH: usize = 64;
@@ -26,6 +26,8 @@ pub(super) type Entry<'d> = DebuggingInformationEntry<Slice<'d>>;
 pub(super) struct Layout {
     /// Bytes.
     pub size: u64,
+    /// To how many bytes its objects are aligned.
+    pub alignment: u64,
     /// By name; `a.b` for a member of an unnamed member.
     pub members: BTreeMap<String, Member>,
     /// The type's source file, as the compiler was told of it.
@@ -57,6 +59,7 @@ pub(super) struct Layouts {
     /// Whether these are all that the source names. A compiler leaves out what is not used, unless it is told not to, and then
     /// says that it was told so.
     pub complete: bool,
+    alignments: alignment::Known,
 }
 
 /// What tells a compiler not to leave out types.
@@ -64,6 +67,11 @@ const COMPLETE: &str = "-fno-eliminate-unused-debug-types";
 
 /// Stands between the name of a type and that of the function that defines it.
 const IN: &str = " (in ";
+
+/// What something goes by that is defined in a function.
+pub(super) fn in_function(name: &str, function: &str) -> String {
+    format!("{name}{IN}{function})")
+}
 
 /// A type's name without that of the function that defines it.
 pub(super) fn without_function(name: &str) -> &str {
@@ -107,7 +115,7 @@ fn inside<'d>(
     while let Some(child) = children.next()? {
         match child.entry().tag() {
             gimli::DW_TAG_lexical_block => inside(unit, child, function, all)?,
-            _ => one(unit, child.entry(), &format!("{IN}{function})"), all)?,
+            _ => one(unit, child.entry(), &in_function("", function), all)?,
         }
     }
     Ok(())
@@ -133,8 +141,19 @@ fn one<'d>(unit: Unit<'d, '_>, entry: &Entry<'d>, place: &str, all: &mut Layouts
     }
     let mut layout = Layout { size: number(&aggregate, gimli::DW_AT_byte_size), ..Layout::default() };
     layout.file = file(unit, &aggregate)?;
+    layout.alignment = alignment::of(unit, of, &mut all.alignments)?;
     members(unit, of, "", 0, 0, &mut layout.members)?;
-    all.of.entry(label).or_insert(layout);
+    // Blocks of one function may each have their own: `struct priv (in f)`, `struct priv (in f) 2`.
+    let mut path = label.clone();
+    for n in 2.. {
+        match all.of.get(&path) {
+            None => break,
+            Some(known) if place.is_empty() || *known == layout => return Ok(()),
+            Some(_) => path = format!("{label} {n}"),
+        }
+    }
+    all.known.insert(path.clone());
+    all.of.insert(path, layout);
     Ok(())
 }
 
@@ -153,9 +172,12 @@ fn unnamed<'d>(unit: Unit<'d, '_>, typedef: &Entry<'d>) -> Result<Option<UnitOff
 }
 
 /// A variable of this type, as the only member of nothing else.
-pub(super) fn of_variable(unit: Unit<'_, '_>, name: &str, of: UnitOffset) -> Result<Layout> {
+///
+/// `given` is the alignment that its own declaration asks for, or 0.
+pub(super) fn of_variable(unit: Unit<'_, '_>, name: &str, of: UnitOffset, given: u64) -> Result<Layout> {
     let (size, _) = extent(unit, of, 0)?;
-    let mut layout = Layout { size, ..Layout::default() };
+    let alignment = alignment::of(unit, of, &mut alignment::Known::new())?.max(given);
+    let mut layout = Layout { size, alignment, ..Layout::default() };
     add(unit, Thing { label: name, prefix: "", of, start: 0, bits: 0 }, 0, &mut layout.members)?;
     Ok(layout)
 }
@@ -186,7 +208,13 @@ fn members(
 }
 
 /// Where a member starts in its aggregate, in bits.
-fn first_bit<'d>(unit: Unit<'d, '_>, member: &Entry<'d>, of: UnitOffset, bits: u64, depth: usize) -> Result<u64> {
+pub(super) fn first_bit<'d>(
+    unit: Unit<'d, '_>,
+    member: &Entry<'d>,
+    of: UnitOffset,
+    bits: u64,
+    depth: usize,
+) -> Result<u64> {
     let given = |at| member.attr_value(at).and_then(|value| value.udata_value());
     if let Some(bit) = given(gimli::DW_AT_data_bit_offset) {
         return Ok(bit);

@@ -7,7 +7,7 @@
 use anyhow::Result;
 use gimli::UnitOffset;
 
-use super::layout::{Unit, dimensions, is_qualifier, label, name, number, reference};
+use super::layout::{Unit, dimensions, first_bit, is_qualifier, label, name, number, reference};
 
 /// Deepest nesting of types that is spelled out.
 const DEPTH: usize = 16;
@@ -113,7 +113,7 @@ fn alone(unit: Unit<'_, '_>, at: UnitOffset, typedef: Option<String>, plain: Pla
     })
 }
 
-/// `struct { a: 4-byte integer, b: 8-byte integer }`.
+/// `struct { a: 4-byte integer, b: 8-byte integer at 8, c: 3 bits of 4-byte integer at 16 }`.
 fn unnamed(unit: Unit<'_, '_>, of: UnitOffset, plain: Plain, depth: usize) -> Result<String> {
     let mut members = Vec::new();
     let mut tree = unit.entries_tree(Some(of))?;
@@ -122,7 +122,16 @@ fn unnamed(unit: Unit<'_, '_>, of: UnitOffset, plain: Plain, depth: usize) -> Re
         let entry = node.entry();
         if entry.tag() == gimli::DW_TAG_member {
             let label = name(unit, entry)?.unwrap_or_default();
-            members.push(format!("{label}: {}", spell(unit, reference(entry), plain, depth)?));
+            let of = spell(unit, reference(entry), plain, depth)?;
+            let bits = number(entry, gimli::DW_AT_bit_size);
+            let part = if bits == 0 { String::new() } else { format!("{bits} bits of ") };
+            let start = reference(entry).map(|of| first_bit(unit, entry, of, bits, depth)).transpose()?.unwrap_or(0);
+            let place = match (start / 8, start % 8) {
+                (0, 0) => String::new(),
+                (byte, 0) => format!(" at {byte}"),
+                (byte, bit) => format!(" at {byte}.{bit}"),
+            };
+            members.push(format!("{label}: {part}{of}{place}"));
         }
     }
     let keyword = if unit.entry(of)?.tag() == gimli::DW_TAG_union_type { "union" } else { "struct" };

@@ -3,6 +3,7 @@
 //! In: objects compiled with `-g`. Out: types with another layout on the two sides ([`types`]), the source
 //! lines of a place in the code ([`lines`]), and whose a static local is ([`locals`]).
 
+mod alignment;
 mod changes;
 mod enums;
 mod info;

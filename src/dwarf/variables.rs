@@ -10,7 +10,7 @@ use gimli::{AttributeValue, EntriesTreeNode, Operation};
 
 use super::changes::Sides;
 use super::info::{Debug, Slice};
-use super::layout::{Entry, Layout, Unit, of_variable, reference};
+use super::layout::{Entry, Layout, Unit, number, of_variable, reference};
 use super::uses::{origin, own_name};
 
 /// Where a variable is declared and how it is called there.
@@ -38,7 +38,9 @@ pub(super) fn variables(unit: Unit<'_, '_>, debug: &Debug) -> Result<Variables> 
         let origin = origin(unit, entry)?;
         let of = reference(entry).or_else(|| origin.as_ref().and_then(reference));
         if let (Some(of), Some(name)) = (of, own_name(unit, entry)?) {
-            let layout = of_variable(unit, &name, of)?;
+            let given = |entry: &Entry<'_>| number(entry, gimli::DW_AT_alignment);
+            let given = given(entry).max(origin.as_ref().map_or(0, given));
+            let layout = of_variable(unit, &name, of, given)?;
             all.entry(Name { name, function: function.map(str::to_owned) }).or_default().push(layout);
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! compile them. modpost is told to warn about undefined symbols: the livepatch ones are undefined on
 //! purpose, and the finished module is checked symbol by symbol afterwards.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,9 +52,11 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
         fs::write(&path, bytes).with_context(|| format!("failed to write `{}`", path.display()))
     };
     let mut said = String::new();
-    let mut members = vec!["init.o".to_owned()];
-    write("init.c", init_c.as_bytes())?;
-    for (stem, object) in &plan.units {
+    let stems = std::iter::once("init").chain(plan.units.iter().map(|(stem, _)| stem.as_str()));
+    let stems = member_names(link.name, stems);
+    let members: Vec<String> = stems.iter().map(|stem| format!("{stem}.o")).collect();
+    write(&format!("{}.c", stems[0]), init_c.as_bytes())?;
+    for (stem, (_, object)) in stems[1..].iter().zip(&plan.units) {
         let bytes = elf::write(object).with_context(|| format!("failed to write the patch object `{stem}`"))?;
         // An object without a source and with an empty record of its making: kbuild links it as it is.
         write(&format!("{stem}.o"), &bytes)?;
@@ -61,11 +64,10 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
         if let Some(objtool) = &link.objtool {
             said.push_str(&run_objtool(objtool, &work.join(format!("{stem}.o")), link)?);
         }
-        members.push(format!("{stem}.o"));
     }
     write("Kbuild", format!("obj-m := {0}.o\n{0}-y := {1}\n", link.name, members.join(" ")).as_bytes())?;
 
-    let mut make = Command::new("make");
+    let mut make = run::kbuild();
     make.arg("-C").arg(link.build_dir).arg(format!("M={}", work.display())).arg(format!("-j{}", link.jobs.max(1)));
     make.args(["-s", "KBUILD_MODPOST_WARN=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     make.args(link.make_vars.iter().map(|(k, v)| format!("{k}={v}")));
@@ -73,7 +75,6 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
     let given = link.make_vars.iter().find(|(name, _)| name == "KCFLAGS").map(|(_, value)| value.clone());
     let given = given.or_else(|| std::env::var("KCFLAGS").ok()).unwrap_or_default();
     make.arg(format!("KCFLAGS={given} -ffile-prefix-map={}=.", work.display()));
-    make.env_remove("MAKEFLAGS").env_remove("MFLAGS").env("LC_ALL", "C");
     // A compiler that is killed leaves its temporary files: where they go with the run.
     let tmp = work.join("tmp");
     fs::create_dir_all(&tmp).with_context(|| format!("failed to make `{}`", tmp.display()))?;
@@ -88,6 +89,19 @@ pub fn link(plan: &Plan, init_c: &str, link: &Link<'_>, work: &Path) -> Result<L
     said.push_str(&String::from_utf8_lossy(&output.stderr));
     let said = said.lines().filter(|line| !is_expected(line)).map(str::to_owned).collect();
     Ok(Linked { module, said })
+}
+
+/// The members' names in the Kbuild file: what kbuild links of them has the module's name, which none of them may have.
+fn member_names<'s>(module: &str, stems: impl Iterator<Item = &'s str>) -> Vec<String> {
+    let mut taken = BTreeSet::from([module.to_owned()]);
+    let free = |stem: &str| {
+        let mut name = stem.to_owned();
+        while !taken.insert(name.clone()) {
+            name.push('_');
+        }
+        name
+    };
+    stems.map(free).collect()
 }
 
 /// Lines that every livepatch link prints: names the livepatch core resolves are undefined on purpose.
@@ -106,4 +120,18 @@ fn run_objtool(command: &[String], object: &Path, link: &Link<'_>) -> Result<Str
         return Ok(text);
     }
     Err(ToolFailure { doing: format!("run objtool on `{}`", object.display()), output: text }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module may be called what one of its members is; kbuild would have it be made of itself.
+    #[test]
+    fn members_and_the_module() {
+        let names = |module| member_names(module, ["init", "fs_x", "fs_x_"].into_iter());
+        assert_eq!(names("livepatch-fix"), ["init", "fs_x", "fs_x_"]);
+        assert_eq!(names("init"), ["init_", "fs_x", "fs_x_"]);
+        assert_eq!(names("fs_x"), ["init", "fs_x_", "fs_x__"]);
+    }
 }

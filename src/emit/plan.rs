@@ -26,7 +26,7 @@ pub struct UnitPatch {
     pub object: String,
     /// Its part.
     pub patch: PatchObject,
-    /// Carried tables whose address may be kept by somebody.
+    /// Carried tables whose address may be kept by somebody, and counters of what others free.
     pub held: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Plan {
     pub states: Vec<State<String>>,
     /// What undefined names of the linked module stand for.
     pub link_names: BTreeMap<String, LinkName>,
-    /// Carried tables whose address may be kept by somebody: the module must stay.
+    /// Carried tables whose address may be kept by somebody, and counters of what others free: the module must stay.
     pub held: Vec<String>,
 }
 

@@ -1,11 +1,13 @@
 //! What a livepatch module patches, read from its tables: of any tool's making, without the kernel's headers.
 //!
-//! In: a module. Out: an [`Inspection`]. Two forms exist. Ordinary modules hold a static `struct
+//! In: a module. Out: an [`Inspection`]. Three forms exist. Ordinary modules hold a static `struct
 //! klp_patch`, found by its reference to `__this_module`; only the first members of each structure are
 //! read, whose places have been the same since 5.5 (include/linux/livepatch.h). Modules of Linux
-//! 6.19's klp-build hold `.init.klp_objects` and `.init.klp_funcs` (include/linux/livepatch_external.h)
-//! and build the real tables when they are loaded.
+//! 6.19's klp-build hold `.init.klp_objects` and `.init.klp_funcs` (include/linux/livepatch_external.h),
+//! those of kpatch-build `.kpatch.funcs` ([`kpatch`]), and both build the real tables when they are loaded.
+//! What is of no known form is unknown, never empty: "replaces nothing" would be a false "no conflict".
 
+mod kpatch;
 mod states;
 
 use serde::Serialize;
@@ -65,6 +67,9 @@ pub struct Inspection {
     /// Whether it replaces all livepatches, where it says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replace: Option<bool>,
+    /// The member of `struct klp_patch` that says it, where nothing else does: 0 or 1 may be the boolean or a set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_member: Option<u32>,
     /// System states it owns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<State>,
@@ -73,6 +78,9 @@ pub struct Inspection {
     pub states_unknown: bool,
     /// The patched objects.
     pub objects: Vec<PatchedObject>,
+    /// What it patches cannot be read: its tables are of an unknown form.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub objects_unknown: bool,
     /// Its livepatch relocations.
     pub relocations: Vec<Relocations>,
     /// Loader rules it breaks.
@@ -87,17 +95,25 @@ pub fn inspect(module: &Object) -> Option<Inspection> {
         return None;
     }
     let reader = Reader { module };
-    let Tables { objects, states, replace } = reader.tables();
+    let Tables { objects, states, replace: member } = reader.tables();
+    // klp-build writes one of the two; of another tool's module the headers would have to tell what the member is.
     let set = readback::modinfo(module, "replace_set").next().and_then(|s| s.parse().ok());
-    let has_boolean = set.is_none() && replace.is_some_and(|value| value <= 1);
+    let replace = readback::modinfo(module, "replace").next().and_then(|value| match value.as_str() {
+        "Y" => Some(true),
+        "N" => Some(false),
+        _ => None,
+    });
+    let set = set.or_else(|| member.filter(|value| *value > 1));
     Some(Inspection {
         name: readback::modinfo(module, "name").next().unwrap_or_default(),
         vermagic: readback::modinfo(module, "vermagic").next(),
-        replace_set: set.or_else(|| replace.filter(|value| *value > 1)),
-        replace: replace.filter(|_| has_boolean).map(|value| value == 1),
+        replace_set: set,
+        replace: replace.filter(|_| set.is_none()),
+        replace_member: member.filter(|_| set.is_none() && replace.is_none()),
         states_unknown: states.is_none(),
         states: states.unwrap_or_default(),
-        objects,
+        objects_unknown: objects.is_none(),
+        objects: objects.unwrap_or_default(),
         relocations: relocations(module),
         broken_rules: readback::rules(module),
     })
@@ -129,17 +145,21 @@ struct Reader<'m> {
     module: &'m Object,
 }
 
-/// What a patch's tables say.
+/// What a patch's tables say; of an unknown form, nothing.
+#[derive(Default)]
 struct Tables {
-    objects: Vec<PatchedObject>,
+    /// `None` when they are not understood.
+    objects: Option<Vec<PatchedObject>>,
     /// `None` when there is a table that is not understood.
     states: Option<Vec<State>>,
     replace: Option<u32>,
 }
 
-impl Default for Tables {
-    fn default() -> Tables {
-        Tables { objects: Vec::new(), states: Some(Vec::new()), replace: None }
+impl Tables {
+    /// Of a tool that builds the tables at load and leaves out the states: whether it replaces is in its code.
+    fn built_at_load(objects: Option<Vec<PatchedObject>>) -> Tables {
+        let states = objects.is_some().then(Vec::new);
+        Tables { objects: objects.filter(|objects| !objects.is_empty()), states, replace: None }
     }
 }
 
@@ -149,7 +169,10 @@ type At = (SectionId, u64);
 impl Reader<'_> {
     fn tables(&self) -> Tables {
         if let Some(section) = self.module.section_named(".init.klp_objects") {
-            return Tables { objects: self.external(section), ..Tables::default() };
+            return Tables::built_at_load(self.external(section));
+        }
+        if let Some(section) = self.module.section_named(kpatch::FUNCTIONS) {
+            return Tables::built_at_load(kpatch::read(self, section));
         }
         for id in self.module.section_ids() {
             for reloc in &self.module.section(id).relocs {
@@ -169,7 +192,7 @@ impl Reader<'_> {
                             (start == at.1).then(|| states::read(self, at, end - start)).flatten()
                         }
                     };
-                    return Tables { objects, states, replace };
+                    return Tables { objects: Some(objects), states, replace };
                 }
             }
         }
@@ -215,28 +238,25 @@ impl Reader<'_> {
         out
     }
 
-    /// `struct klp_object_ext` tables: name, funcs, four callbacks and a flag, nr_funcs.
-    fn external(&self, id: SectionId) -> Vec<PatchedObject> {
+    /// `struct klp_object_ext` tables: name, funcs, four callbacks and a flag, nr_funcs. `None` when an entry is something else.
+    fn external(&self, id: SectionId) -> Option<Vec<PatchedObject>> {
         const SIZE: u64 = 64;
         let section = self.module.section(id);
         (0..section.sh_size / SIZE)
             .map(|i| {
                 let at = i * SIZE;
-                let count = self.value((id, at + 56), 4).unwrap_or(0);
+                let count = self.value((id, at + 56), 4)?;
                 let functions = self.pointer((id, at + 8));
                 let function = |n: u64| -> Option<Function> {
                     let (table, start) = functions?;
                     let place = start + n * 24;
-                    Some(Function {
-                        function: self.text((table, place))?,
-                        sympos: self.value((table, place + 16), 8).unwrap_or(0),
-                    })
+                    Some(Function { function: self.text((table, place))?, sympos: self.value((table, place + 16), 8)? })
                 };
-                PatchedObject {
+                Some(PatchedObject {
                     name: self.text((id, at)).unwrap_or_else(|| "vmlinux".to_owned()),
-                    functions: (0..count).filter_map(function).collect(),
+                    functions: (0..count).map(function).collect::<Option<_>>()?,
                     callbacks: self.callbacks((id, at + 16)),
-                }
+                })
             })
             .collect()
     }

@@ -12,7 +12,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -106,24 +105,20 @@ impl Private {
     }
 
     fn make_locked(&self, lock: &File, goals: &[&str], doing: &str, jobs: usize) -> Result<String> {
-        let mut command = Command::new("make");
+        let mut command = run::kbuild();
         command
             .arg("-C")
             .arg(&self.source)
             .arg(format!("O={}", self.objdir.display()))
             .arg(format!("-j{}", jobs.max(1)));
         command.args(self.make_vars.iter().map(|(name, value)| format!("{name}={value}"))).args(goals);
-        // A make above us would lend its own flags and jobs; time stamps and messages must not vary.
-        for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "KBUILD_OUTPUT", "KCFLAGS", "KAFLAGS", "O"] {
-            command.env_remove(name);
-        }
         // A compiler that is killed leaves its temporary files; the next one to have the lock takes them away.
         let tmp = self.objdir.with_file_name("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).with_context(|| format!("failed to remove `{}`", tmp.display()))?;
         }
         fs::create_dir_all(&tmp).with_context(|| format!("failed to create `{}`", tmp.display()))?;
-        let output = run::output_locked(command.env("LC_ALL", "C").env("TMPDIR", &tmp), lock)?;
+        let output = run::output_locked(command.env("TMPDIR", &tmp), lock)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             let lines: Vec<&str> = text.lines().collect();

@@ -8,7 +8,8 @@
 //!     whose locals are the unit's locals (hundreds of `main.c`, each with its own `init`);
 //!  3. neighbourhood, for tables without groups: a unit's functions lie together in address order, so
 //!     the right `show` has the unit's other functions around it, one of them in no other unit;
-//!  4. size, when exactly one candidate can have the unit's;
+//!  4. size, when exactly one candidate can have the unit's, for data only: the kernel's own compile may have shorter
+//!     jumps in a function than the unit's, which has each in a section of its own;
 //!  5. else ambiguous, with all candidates.
 
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,8 @@ pub struct UnitSymbol {
     pub size: u64,
     /// Code or data.
     pub kind: Kind,
+    /// Another unit may have a strong definition of the name.
+    pub weak: bool,
 }
 
 /// What a unit's object file defines, as far as kallsyms would show it.
@@ -103,6 +106,7 @@ impl SymbolTable {
 #[derive(Debug)]
 pub struct Locator<'a> {
     table: &'a SymbolTable,
+    /// Names of the unit that are the unit's in the kernel, too.
     names: HashSet<&'a str>,
     /// The unit's own STT_FILE groups: one, or several when they cannot be told apart.
     groups: Vec<u32>,
@@ -112,7 +116,10 @@ pub struct Locator<'a> {
 impl<'a> Locator<'a> {
     /// Prepares for symbols of `unit` in `table`; `is_module` when the table is a module's.
     pub fn new(table: &'a SymbolTable, unit: &'a UnitSymbols, is_module: bool) -> Locator<'a> {
-        let names = unit.locals.iter().chain(&unit.globals).map(|symbol| symbol.name.as_str()).collect();
+        // Where a weak one was overridden, the kernel's lies in another unit.
+        let overridden = |symbol: &UnitSymbol| symbol.weak && table.global(&symbol.name) == Some(Binding::Global);
+        let globals = unit.globals.iter().filter(|symbol| !overridden(symbol));
+        let names = unit.locals.iter().chain(globals).map(|symbol| symbol.name.as_str()).collect();
         Locator { table, names, groups: own_groups(table, unit), is_module }
     }
 
@@ -137,7 +144,7 @@ impl<'a> Locator<'a> {
             candidates = vec![best];
             by = Evidence::Neighbours;
         }
-        if candidates.len() > 1 {
+        if candidates.len() > 1 && wanted.kind != Kind::Func {
             let fitting: Vec<u32> = candidates.iter().copied().filter(|i| self.size_fits(*i, wanted.size)).collect();
             if let [only] = fitting[..] {
                 candidates = vec![only];
@@ -270,7 +277,7 @@ mod tests {
     }
 
     fn func(name: &str, size: u64) -> UnitSymbol {
-        UnitSymbol { name: name.to_owned(), size, kind: Kind::Func }
+        UnitSymbol { name: name.to_owned(), size, kind: Kind::Func, weak: false }
     }
 
     fn unit(file: &str, locals: &[&str], globals: &[&str]) -> UnitSymbols {
@@ -335,6 +342,50 @@ mod tests {
         assert_eq!(located(table.locate(&mine, &wanted("show", Local), false)), (6, 2, Evidence::Neighbours));
         let strangers = unit("drv.c", &["show"], &[]);
         assert!(matches!(table.locate(&strangers, &wanted("show", Local), false), Location::Ambiguous { .. }));
+    }
+
+    /// A function that is shorter in the kernel than as compiled alone (a short jump) must not look like another
+    /// file's, which has more room. Of variables the size says enough.
+    #[test]
+    fn size_is_for_data() {
+        use Binding::{Global, Local};
+        let list = |kind| {
+            vec![
+                symbol("stranger", 0x1000, Global, kind, None),
+                symbol("helper", 0x1040, Local, kind, None),
+                symbol("mine", 0x1070, Global, kind, None),
+                symbol("other", 0x1090, Global, kind, None),
+                symbol("helper", 0x2000, Local, kind, None),
+                symbol("other2", 0x2040, Global, kind, None),
+            ]
+        };
+        let mine = unit("drv.c", &["helper"], &["mine"]);
+        let wanted = |kind| Wanted { name: "helper", binding: Local, size: Some(50), kind };
+        let functions = SymbolTable::new(list(Kind::Func), Vec::new());
+        let found = functions.locate(&mine, &wanted(Kind::Func), false);
+        assert_eq!(found, Location::Ambiguous { candidates: vec![1, 4] });
+        let data = SymbolTable::new(list(Kind::Object), Vec::new());
+        assert_eq!(located(data.locate(&mine, &wanted(Kind::Object), false)), (4, 2, Evidence::Size));
+    }
+
+    /// Around another unit's definition that overrides ours lie the other unit's symbols.
+    #[test]
+    fn overridden_weak_is_no_neighbour() {
+        use Binding::{Global, Local, Weak};
+        let list = |hook| {
+            let names = ["a0", "helper", "arch_hook", "a1", "b0", "helper", "b1", "mine"];
+            let all = names.iter().enumerate().map(|(i, name)| {
+                let binding = if *name == "helper" { Local } else { Global };
+                symbol(name, 16 * i as u64, if *name == "arch_hook" { hook } else { binding }, Kind::Func, None)
+            });
+            SymbolTable::new(all.collect(), Vec::new())
+        };
+        let mut mine = unit("generic.c", &["helper"], &["mine", "arch_hook"]);
+        mine.globals[1].weak = true;
+        let found = list(Global).locate(&mine, &wanted("helper", Local), false);
+        assert_eq!(found, Location::Ambiguous { candidates: vec![1, 5] });
+        // The weak one itself says where the unit is.
+        assert_eq!(located(list(Weak).locate(&mine, &wanted("helper", Local), false)), (1, 1, Evidence::Neighbours));
     }
 
     /// A weak definition that another unit overrides is said to be so: carrying our copy would be wrong.

@@ -13,7 +13,10 @@ use anyhow::{Context, Result, bail};
 use memchr::memmem;
 use rayon::prelude::*;
 
+use super::cmd::normalize;
 use super::configured::{self, Private};
+use super::links;
+use super::shadows::{self, Include};
 use super::units::{self, Build, Reach};
 
 /// More directories than this are not asked for their objects.
@@ -32,14 +35,16 @@ pub(super) fn reached_by(private: &Private, touched: &[PathBuf], jobs: usize) ->
             follow.push(path.clone());
         }
     }
-    if !follow.is_empty() {
-        let includers = includers(&private.source, &follow)?;
+    follow.extend(links::to_headers(&private.source, touched).into_keys());
+    let created: Vec<PathBuf> = touched.iter().filter(|path| !private.source.join(path).exists()).cloned().collect();
+    if !follow.is_empty() || !created.is_empty() {
+        let includers = includers(&private.source, &follow, &created)?;
         let directories: BTreeSet<&Path> = includers.iter().filter_map(|path| path.parent()).collect();
         if directories.len() > MOST_DIRECTORIES {
             bail!(
                 "`{}` may reach {} files in {} directories: for such a patch the kernel must be built once; \
                  build it and name the build directory with -O",
-                follow[0].display(),
+                follow.first().unwrap_or_else(|| &created[0]).display(),
                 includers.len(),
                 directories.len()
             );
@@ -84,12 +89,25 @@ impl Objects<'_> {
     }
 }
 
-/// All `.c` files that may include any of these, directly or through headers and other `.c` files.
-fn includers(source: &Path, files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
-    let all = source_files(source, files)?;
-    let mut found: BTreeSet<PathBuf> = BTreeSet::new();
+/// All `.c` files that may include any of these, directly or through headers and other `.c` files; and those that would find one of
+/// the `created` files where they include another of its name now.
+fn includers(source: &Path, files: &[PathBuf], created: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
+    // A file that a created one hides may be anywhere.
+    let all = source_files(source, if created.is_empty() { files } else { &[] })?;
+    let has_namesake = |path: &&PathBuf| all.iter().any(|other| other.file_name() == path.file_name());
+    let created: Vec<&PathBuf> = created.iter().filter(has_namesake).collect();
+    let finds = |path: &&PathBuf| {
+        let text = std::fs::read(source.join(path)).unwrap_or_default();
+        created.iter().any(|created| finds(&text, path, created))
+    };
+    let mut frontier: Vec<PathBuf> = match created.is_empty() {
+        true => Vec::new(),
+        false => all.par_iter().filter(finds).cloned().collect(),
+    };
+    let is_c = |path: &&PathBuf| path.extension().is_some_and(|e| e == "c");
+    let mut found: BTreeSet<PathBuf> = frontier.iter().filter(is_c).cloned().collect();
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
-    let mut frontier: Vec<PathBuf> = files.to_vec();
+    frontier.extend(files.iter().cloned());
     while !frontier.is_empty() {
         let names: Vec<Vec<u8>> = frontier
             .iter()
@@ -105,7 +123,7 @@ fn includers(source: &Path, files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
             })
             .cloned()
             .collect();
-        found.extend(next.iter().filter(|path| path.extension().is_some_and(|e| e == "c")).cloned());
+        found.extend(next.iter().filter(is_c).cloned());
         frontier = next;
     }
     Ok(found)
@@ -129,6 +147,27 @@ fn source_files(source: &Path, files: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(list)
+}
+
+/// Whether a file may find the created one by an `#include` line that finds another now: beside it, in a directory of public headers, or in
+/// one of its subsystem. Which directories it looks in is not known before it is compiled.
+fn finds(text: &[u8], path: &Path, created: &Path) -> bool {
+    let Some(name) = created.file_name().and_then(|name| name.to_str()) else { return false };
+    let own = path.parent().unwrap_or(Path::new(""));
+    shadows::includes(text, &[name]).iter().any(|include| {
+        let (name, beside) = match include {
+            Include::Quoted(name) => (name, normalize(&own.join(name)) == created),
+            Include::Angled(name) => (name, false),
+            Include::Computed => return false,
+        };
+        let below = Path::new(name.trim_start_matches("./").trim_start_matches("../"));
+        let dir = created.ancestors().nth(below.components().count()).filter(|_| created.ends_with(below));
+        let is_near = |dir: &Path| {
+            let subsystem = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(dir);
+            dir.ends_with("include") || dir.ends_with("include/uapi") || own.starts_with(subsystem)
+        };
+        beside || dir.is_some_and(is_near)
+    })
 }
 
 /// Whether a text has an `#include` line whose path ends in this name.
@@ -169,8 +208,33 @@ mod tests {
         put("k/s/rt.c", "#include \"mid.h\"\n");
         put("k/s/policy.c", "#include \"rt.c\"\n");
         put("k/s/other.c", "#include \"apart.h\"\n");
-        let found = includers(dir.path(), &[PathBuf::from("k/s/part.h")]).unwrap();
+        let found = includers(dir.path(), &[PathBuf::from("k/s/part.h")], &[]).unwrap();
         let expected: BTreeSet<PathBuf> = ["k/s/rt.c", "k/s/policy.c"].map(PathBuf::from).into();
         assert_eq!(found, expected);
+    }
+
+    /// Who includes a name that a new file takes is found; who includes another file of that name, and who has none yet, is not.
+    #[test]
+    fn new_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("include/uapi/linux/foo.h", "");
+        put("include/linux/mid.h", "#include <linux/foo.h>\n");
+        put("fs/a.c", "#include <linux/mid.h>\n");
+        put("fs/b.c", "#include <net/foo.h>\n");
+        put("fs/c.c", "#include \"../fs/foo.h\"\n");
+        put("drv/x/d.c", "#include <foo.h>\n");
+        let of = |created: &str| {
+            let found = includers(dir.path(), &[], &[PathBuf::from(created)]).unwrap();
+            found.into_iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("include/linux/foo.h"), ["fs/a.c"]);
+        assert_eq!(of("fs/foo.h"), ["fs/c.c"]);
+        assert_eq!(of("drv/inc/foo.h"), ["drv/x/d.c"]);
+        assert_eq!(of("include/linux/new.h"), [""; 0]);
     }
 }

@@ -13,7 +13,8 @@ pub struct Unit {
     pub command: Vec<String>,
     /// Arguments of the objtool run that kbuild appends to the compile, where it does (before the object's name).
     pub objtool: Option<Vec<String>>,
-    /// Every file the compile read, canonical form: relative to the source tree when inside it.
+    /// Every file the compile read, canonical form: relative to the source tree when inside it. A touched file has its own name, whatever
+    /// link it was read through, and one that the patch creates is here if the compile may find it before another.
     pub deps: Vec<PathBuf>,
     /// `vmlinux`, or the name of the module (as in /proc/modules, with underscores).
     pub object: String,

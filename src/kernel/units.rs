@@ -3,11 +3,12 @@
 //! The answer is in the dependency lists of a finished build, one `.foo.o.cmd` a unit. A distribution build
 //! has 25,000 of them with 60 KB each, so all are searched as bytes for the touched files' base names, and only
 //! hits are parsed. Base names, since lists spell paths as the compiler met them (`fs/xfs/../foo.h`).
-//! A `.c` file may be reached through another unit that includes it (kernel/sched/build_policy.c).
+//! A `.c` file may be reached through another unit that includes it (kernel/sched/build_policy.c), a header through a link
+//! ([`super::links`]), and a file that the patch creates through what it takes the place of ([`super::shadows`]).
 //! Not every hit is code of the running kernel: vDSO, boot and realmode images, assembly, and leftovers of an
 //! earlier configuration are reported apart, with the reason.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,9 @@ use rayon::prelude::*;
 
 use super::cmd::{CmdFile, source_relative};
 use super::generated::{self, Generated};
+use super::links;
 use super::not_built;
+use super::shadows::Shadows;
 use super::symvers::module_name;
 use super::unit::Unit;
 use crate::error::Refusal;
@@ -76,13 +79,15 @@ pub struct Build<'a> {
 
 /// Finds the units that read any of `touched` (relative to the source tree).
 pub fn units_reached_by(build: Build<'_>, touched: &[PathBuf]) -> Result<Reach> {
-    let found = Search::new(build, touched).directory(build.objdir, true)?;
+    let links = links::to_headers(build.source, touched);
+    let found = Search::new(build, touched, &links).directory(build.objdir, true)?;
     Ok(sum_up(found, touched, build))
 }
 
 /// The same for these targets only, which were compiled.
 pub(super) fn units_of_targets(build: Build<'_>, touched: &[PathBuf], targets: &[PathBuf]) -> Result<Reach> {
-    let search = Search::new(build, touched);
+    let links = links::to_headers(build.source, touched);
+    let search = Search::new(build, touched, &links);
     let found: Result<Vec<_>> =
         targets.iter().map(|target| search.command(&build.objdir.join(cmd_path(target)))).collect();
     Ok(sum_up(found?.into_iter().flatten().collect(), touched, build))
@@ -144,14 +149,20 @@ impl Hit {
 struct Search<'a> {
     build: Build<'a>,
     touched: HashSet<&'a Path>,
+    /// Touched files by the links that lead to them.
+    links: &'a HashMap<PathBuf, PathBuf>,
+    /// Touched files that are not there yet.
+    shadows: Shadows<'a>,
+    /// All their names.
     finders: Vec<Finder<'a>>,
 }
 
 impl<'a> Search<'a> {
-    fn new(build: Build<'a>, touched: &'a [PathBuf]) -> Search<'a> {
-        let names: HashSet<&OsStr> = touched.iter().filter_map(|path| path.file_name()).collect();
+    fn new(build: Build<'a>, touched: &'a [PathBuf], links: &'a HashMap<PathBuf, PathBuf>) -> Search<'a> {
+        let names: HashSet<&OsStr> = touched.iter().chain(links.keys()).filter_map(|path| path.file_name()).collect();
         let finders = names.into_iter().map(|name| Finder::new(name.as_encoded_bytes())).collect();
-        Search { build, touched: touched.iter().map(PathBuf::as_path).collect(), finders }
+        let shadows = Shadows::new(build, touched);
+        Search { build, touched: touched.iter().map(PathBuf::as_path).collect(), links, shadows, finders }
     }
 
     fn directory(&self, dir: &Path, top: bool) -> Result<Vec<Hit>> {
@@ -183,12 +194,12 @@ impl<'a> Search<'a> {
 
     fn command(&self, path: &Path) -> Result<Option<Hit>> {
         let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        if !self.finders.iter().any(|finder| mentions(&bytes, finder)) {
-            return Ok(None);
-        }
         if path.file_name().is_some_and(|name| generated::is_command(name.as_encoded_bytes())) {
             let text = String::from_utf8_lossy(&bytes);
             return Ok(generated::generated(&text, self.build, &self.touched).map(Hit::Generated));
+        }
+        if !self.finders.iter().any(|finder| mentions(&bytes, finder)) {
+            return Ok(None);
         }
         let file = CmdFile::parse(&String::from_utf8_lossy(&bytes))
             .with_context(|| format!("failed to parse `{}`", path.display()))?;
@@ -196,9 +207,11 @@ impl<'a> Search<'a> {
             .deps
             .iter()
             .filter(|dep| self.finders.iter().any(|f| dep.as_bytes().ends_with(f.needle())))
-            .map(|dep| source_relative(dep, self.build.objdir, self.build.source))
+            .map(|dep| self.behind_link(source_relative(dep, self.build.objdir, self.build.source)))
             .filter(|dep| self.touched.contains(dep.as_path()))
             .collect();
+        let shadows = self.shadows.read_by(&file);
+        reads.extend(shadows.iter().cloned());
         reads.sort();
         reads.dedup();
         // Programs for the build host and user space are not the kernel.
@@ -208,15 +221,30 @@ impl<'a> Search<'a> {
         let outside = |why| {
             let unit = matches!(why, Why::Assembly | Why::Vdso)
                 .then(|| file.compile().map(|command| unit(&file, command, "vmlinux".to_owned(), self.build)));
-            Hit::Outside(Outside { target: target_of(&file), reads: reads.clone(), why, unit: unit.flatten() })
+            let unit = unit.flatten().map(|unit| self.with_touched(unit, &shadows));
+            Hit::Outside(Outside { target: target_of(&file), reads: reads.clone(), why, unit })
         };
         Ok(Some(match classify(&file, self.build) {
             Some(why) => outside(why),
             None => match units(&file, self.build) {
-                Some(units) => Hit::Units(units, reads),
+                Some(units) => {
+                    let units = units.into_iter().map(|unit| self.with_touched(unit, &shadows));
+                    Hit::Units(units.collect(), reads)
+                }
                 None => outside(Why::NotLinked),
             },
         }))
+    }
+
+    /// With all touched files among what it reads, by their own names.
+    fn with_touched(&self, unit: Unit, shadows: &[PathBuf]) -> Unit {
+        let deps = unit.deps.into_iter().map(|dep| self.behind_link(dep)).chain(shadows.iter().cloned()).collect();
+        Unit { deps, ..unit }
+    }
+
+    /// The touched file that a link leads to; any other path as it is.
+    fn behind_link(&self, path: PathBuf) -> PathBuf {
+        self.links.get(&path).cloned().unwrap_or(path)
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! In: parsed patches in their order and a way to read a file of the tree. Out: per touched file what it was
 //! and what it becomes. Hard part: a later patch builds on what an earlier one made, so each hunk is placed
-//! in the current contents; and a person who has to repair a patch wants all of its failures at once,
-//! each with the lines that were wanted and those that are there.
+//! in the current contents, while git's renames and copies start from what was there before their whole change;
+//! and a person who has to repair a patch wants all of its failures at once, each with the lines that were wanted and
+//! those that are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -61,9 +62,20 @@ struct State {
 
 /// Applies patches in order; `read` gives a file of the unpatched tree, `None` when there is none.
 pub fn apply(patches: &[FilePatch], read: impl Fn(&Path) -> Result<Option<Vec<u8>>>) -> Result<Applied> {
-    let mut run = Run { read: &read, files: BTreeMap::new(), out: Applied::default(), problems: Vec::new() };
-    for patch in patches {
-        run.file(patch)?;
+    let mut run = Run {
+        read: &read,
+        files: BTreeMap::new(),
+        before: BTreeMap::new(),
+        written: BTreeSet::new(),
+        out: Applied::default(),
+        problems: Vec::new(),
+    };
+    if !patches.is_empty() && patches.iter().all(|patch| patch.hunks.is_empty()) {
+        run.problems.extend(patches.iter().filter_map(only_moves));
+    }
+    for change in patches.chunk_by(|a, b| (&a.patch, a.change) == (&b.patch, b.change)) {
+        run.begin(change)?;
+        change.iter().try_for_each(|patch| run.file(patch))?;
     }
     let Run { files, mut out, problems, .. } = run;
     check(problems).context("failed to apply the patch")?;
@@ -77,9 +89,27 @@ pub fn apply(patches: &[FilePatch], read: impl Fn(&Path) -> Result<Option<Vec<u8
     Ok(out)
 }
 
+/// What is wrong with a move when there is nothing else.
+fn only_moves(patch: &FilePatch) -> Option<String> {
+    let (verb, from) = match &patch.kind {
+        Kind::Rename(from) => ("renames", from),
+        Kind::Copy(from) => ("copies", from),
+        _ => return None,
+    };
+    let what = format!("{verb} `{}` without changing it: there is no code to patch", from.display());
+    Some(format!("{}:{}: {what}", patch.patch, patch.line))
+}
+
+/// A file's contents.
+type Lines = Vec<Vec<u8>>;
+
 struct Run<'a> {
     read: &'a dyn Fn(&Path) -> Result<Option<Vec<u8>>>,
     files: BTreeMap<PathBuf, State>,
+    /// What the current change renames or copies, as it was before it; and whether it is renamed.
+    before: BTreeMap<PathBuf, (Option<Lines>, bool)>,
+    /// What the current change has written so far.
+    written: BTreeSet<PathBuf>,
     out: Applied,
     problems: Vec<String>,
 }
@@ -94,6 +124,24 @@ impl Run<'_> {
         Ok(self.files.get_mut(path).expect("inserted above"))
     }
 
+    /// Keeps what the change speaks of as it was: git's renames and copies do not depend on their order.
+    fn begin(&mut self, change: &[FilePatch]) -> Result<()> {
+        self.before.clear();
+        self.written.clear();
+        for patch in change {
+            if let Kind::Rename(from) | Kind::Copy(from) = &patch.kind {
+                let lines = self.state(from)?.lines.clone();
+                self.before.entry(from.clone()).or_insert((lines, false)).1 |= matches!(patch.kind, Kind::Rename(_));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another file may take its place: the current change renames it, and has put nothing there yet.
+    fn leaves(&self, path: &Path) -> bool {
+        self.before.get(path).is_some_and(|(_, renamed)| *renamed) && !self.written.contains(path)
+    }
+
     fn file(&mut self, patch: &FilePatch) -> Result<()> {
         let path = &patch.path;
         let at = format!("{}:{}", patch.patch, patch.line);
@@ -102,7 +150,10 @@ impl Run<'_> {
             _ => path,
         };
         let shown = source.display();
-        let lines = self.state(source)?.lines.clone();
+        let lines = match source == path {
+            true => self.state(source)?.lines.clone(),
+            false => self.before.get(source).and_then(|(lines, _)| lines.clone()),
+        };
         let mut lines = match (&patch.kind, lines) {
             (Kind::Mode, Some(_)) => {
                 self.out.notes.push(format!("{at}: only the permissions of `{shown}` change: ignored"));
@@ -110,6 +161,7 @@ impl Run<'_> {
             }
             (Kind::Create, None) => Vec::new(),
             (Kind::Create, Some(lines)) if lines.is_empty() => lines,
+            (Kind::Create, Some(_)) if self.leaves(path) => Vec::new(),
             (Kind::Create, Some(_)) => {
                 self.problems.push(format!("{at}: the patch creates `{shown}`, which exists already"));
                 return Ok(());
@@ -120,20 +172,23 @@ impl Run<'_> {
             }
             (_, Some(lines)) => lines,
         };
-        if source != path && self.state(path)?.lines.is_some() {
+        if source != path && self.state(path)?.lines.is_some() && !self.leaves(path) {
             self.problems.push(format!("{at}: the patch moves a file to `{}`, which exists already", path.display()));
             return Ok(());
         }
         self.hunks(patch, &mut lines);
+        if let Kind::Rename(from) = &patch.kind
+            && !self.written.contains(from)
+        {
+            self.state(from)?.lines = None;
+        }
+        self.written.insert(path.clone());
         if patch.kind == Kind::Delete {
             if !lines.is_empty() && self.problems.is_empty() {
                 self.problems.push(format!("{at}: the patch deletes `{shown}`, but not all of its lines"));
             }
             self.state(path)?.lines = None;
             return Ok(());
-        }
-        if let Kind::Rename(from) = &patch.kind {
-            self.state(from)?.lines = None;
         }
         self.state(path)?.lines = Some(lines);
         Ok(())
@@ -175,6 +230,13 @@ fn replace(lines: &mut Vec<Vec<u8>>, hunk: &Hunk, place: Place) -> (usize, usize
     let new: Vec<Vec<u8>> = body.iter().filter(|line| line.op != Op::Remove).map(|line| line.text.clone()).collect();
     let added = new.len();
     lines.splice(place.at..place.at + removed, new);
+    // Only a file's last line goes without a newline; GNU patch, too, writes one before whatever follows.
+    let last = lines.len().saturating_sub(1);
+    for line in &mut lines[place.at.saturating_sub(1).min(last)..(place.at + added).min(last)] {
+        if line.last() != Some(&b'\n') {
+            line.push(b'\n');
+        }
+    }
     (removed, added)
 }
 

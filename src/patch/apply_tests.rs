@@ -82,6 +82,63 @@ fn whole_files() {
     assert_eq!(patched(&applied, "f/z.c"), "two\n");
 }
 
+/// Renames and copies start from what was there before their change, wherever in it they stand; the next change from what this one made.
+#[test]
+fn moves_start_from_before() {
+    let edit = |from: &str, to: &str| format!("@@ -1 +1 @@\n-{from}\n+{to}\n");
+    let modify = |name: &str, body: &str| format!("diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n{body}");
+    let moves = |verb: &str, from: &str, to: &str| {
+        format!("diff --git a/{from} b/{to}\nsimilarity index 90%\n{verb} from {from}\n{verb} to {to}\n")
+    };
+    let change = modify("f/y.c", &edit("one", "two"));
+    // Without a change of its own, and with one.
+    let applied = run(TREE, &[&(change.clone() + &moves("copy", "f/y.c", "f/z.c"))]).unwrap();
+    assert_eq!((patched(&applied, "f/y.c").as_str(), patched(&applied, "f/z.c").as_str()), ("two\n", "one\n"));
+    let copy = moves("copy", "f/y.c", "f/z.c") + "--- a/f/y.c\n+++ b/f/z.c\n" + &edit("one", "three");
+    assert_eq!(patched(&run(TREE, &[&(change.clone() + &copy)]).unwrap(), "f/z.c"), "three\n");
+    // In the next mail, and in the next patch, the file is what the change made of it.
+    let mail = "From 0123abc Mon Sep 17 00:00:00 2001\nSubject: x\n\n";
+    let copy = moves("copy", "f/y.c", "f/z.c") + "--- a/f/y.c\n+++ b/f/z.c\n" + &edit("two", "three");
+    let both = format!("{mail}{change}-- \n2.43.0\n\n{mail}{copy}");
+    for patches in [&[both.as_str()][..], &[&change, &copy]] {
+        assert_eq!(patched(&run(TREE, patches).unwrap(), "f/z.c"), "three\n");
+    }
+    // Two files that change places, and a new one in the place of one that went.
+    let swap =
+        moves("rename", "f/x.c", "f/y.c") + &moves("rename", "f/y.c", "f/x.c") + &modify("f/w.c", &edit("w", "W"));
+    let applied = run(&[TREE[1], ("f/x.c", "x\n"), ("f/w.c", "w\n")], &[&swap]).unwrap();
+    assert_eq!((patched(&applied, "f/x.c").as_str(), patched(&applied, "f/y.c").as_str()), ("one\n", "x\n"));
+    let new = "diff --git a/f/y.c b/f/y.c\nnew file mode 100644\n--- /dev/null\n+++ b/f/y.c\n@@ -0,0 +1 @@\n+new\n";
+    let applied = run(TREE, &[&(new.to_owned() + &moves("rename", "f/y.c", "f/z.c"))]).unwrap();
+    assert_eq!((patched(&applied, "f/y.c").as_str(), patched(&applied, "f/z.c").as_str()), ("new\n", "one\n"));
+    let over = moves("copy", "f/x.c", "f/y.c") + &modify("f/x.c", &edit("a", "A"));
+    assert!(format!("{:#}", run(TREE, &[&over]).unwrap_err()).contains("exists already"));
+    // Nothing but moves is nothing to patch, in however many patches.
+    let only = [moves("rename", "f/y.c", "f/z.c"), moves("copy", "f/x.c", "f/w.c")];
+    let error = format!("{:#}", run(TREE, &[&only[0], &only[1]]).unwrap_err());
+    assert!(error.contains("renames `f/y.c` without changing it") && error.contains("p1:1: copies `f/x.c`"), "{error}");
+}
+
+/// A line without a newline is the last one of its file, or it gets one: two lines never become one.
+#[test]
+fn newlines() {
+    let none = "\\ No newline at end of file\n";
+    let middle = format!("--- a/f.c\n+++ b/f.c\n@@ -1,2 +1,2 @@\n a\n-b\n+B\n{none}");
+    let end = format!("--- a/f.c\n+++ b/f.c\n@@ -2,2 +2,2 @@\n b\n-c\n+C\n{none}");
+    let append = "--- a/f.c\n+++ b/f.c\n@@ -3,0 +4 @@\n+d\n";
+    let cases = [
+        ("a\nb\nc\n", middle.as_str(), "a\nB\nc\n"),
+        ("a\nb\nc\n", &end, "a\nb\nC"),
+        ("a\nb\nc", append, "a\nb\nc\nd\n"),
+    ];
+    for (tree, patch, want) in cases {
+        assert_eq!(patched(&run(&[("f.c", tree)], &[patch]).unwrap(), "f.c"), want, "{patch}");
+        if let Some(theirs) = gnu_patch(tree, patch) {
+            assert_eq!(theirs.as_deref(), Ok(want), "{patch}");
+        }
+    }
+}
+
 /// GNU patch is what patches are tested with: on random edits of a shifted file both give the same text.
 #[test]
 fn like_gnu_patch() {

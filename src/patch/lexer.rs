@@ -3,7 +3,8 @@
 //! In: the text of a `.c` or `.h` file. Out: per physical line, whether a directive may stand before it, and
 //! whether it opens, splits or closes a conditional group. Hard because a line start means nothing by
 //! itself: it may lie in a block comment, in a macro body or a `//` comment that a backslash continues, in a
-//! literal, or between the parentheses of a macro call (where a directive is undefined, C11 6.10.3p11).
+//! literal, between the parentheses of a macro call (where a directive is undefined, C11 6.10.3p11), or between the name of
+//! a macro and its parenthesis, where a directive ends the search for it and the macro is not expanded.
 //! Raw strings are not C; digraphs and trigraphs are not kernel C.
 
 /// A conditional directive, as far as nesting goes.
@@ -48,6 +49,8 @@ pub(super) fn line_starts(text: &[u8]) -> Vec<LineStart> {
         directive: false,
         prose: false,
         depth: 0,
+        callable: false,
+        since: 0,
         groups: Vec::new(),
     }
     .run()
@@ -65,6 +68,10 @@ struct Lexer<'a> {
     prose: bool,
     /// Open parentheses outside directives.
     depth: usize,
+    /// The last token may be the name of a macro, or end in one when it is expanded: a `(` that follows begins its arguments.
+    callable: bool,
+    /// The first line that starts after the last token.
+    since: usize,
     /// Per open conditional group: the depth at its `#if`, and the largest depth at the end of a branch.
     groups: Vec<(usize, usize)>,
 }
@@ -162,10 +169,18 @@ impl Lexer<'_> {
                 self.start_directive(at + 1);
             }
             (b'"' | b'\'', _) if !self.prose => self.state = State::Literal(byte),
-            (b'(', _) if !self.directive => self.depth += 1,
+            (b'(', _) if !self.directive => {
+                if self.callable {
+                    self.out[self.since..].iter_mut().for_each(|line| line.safe = false);
+                }
+                self.depth += 1;
+            }
             (b')', _) if !self.directive => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
+        let may_be_name = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b')') || !byte.is_ascii();
+        self.callable = may_be_name && !self.directive;
+        self.since = self.out.len();
         self.line_begins = false;
         1
     }
@@ -224,6 +239,17 @@ mod tests {
         assert_eq!(safe("'(' ;\n'\\'' ; \"\\\"(\";\n'\"' ;\nx\n"), "ssss");
         assert_eq!(safe("a\"x\\\\\\\ny\"(\nb)\nc\n"), "s--s");
         assert_eq!(safe("// it's (\nb /* ' */\nc\n"), "sss");
+    }
+
+    /// A `(` may be far from the name of its macro; where no name is before it, or a directive is between, it is one like any other.
+    #[test]
+    fn parenthesis_on_the_next_line() {
+        assert_eq!(safe("y = foo\n(x);\nz\n"), "s-s");
+        assert_eq!(safe("y = foo\n\n/* a\n b */\n// c\n\t/* d */ (x);\nz\n"), "s-----s");
+        assert_eq!(safe("y = foo(1)\n (x);\nfoo /*\n*/ (x)\nz\n"), "s-s-s");
+        assert_eq!(safe("y = foo \\\n\n(x);\nz\n"), "s--s");
+        assert_eq!(safe("f();\n(void)y;\n{\n(x)++;\n}\ny = \"a\"\n(z)\n"), "sssssss");
+        assert_eq!(safe("foo\n#define A foo\n(x);\ny = foo\nz\n"), "sssss");
     }
 
     /// Text in `#error` and in skipped groups may hold lone quotes; they end with the line.

@@ -33,8 +33,8 @@ fn marked(text: &[u8], numbers: &[Option<usize>]) -> Vec<u8> {
     out
 }
 
-/// Old line number -> what gcc says `__LINE__` is there.
-fn reported(text: &[u8], defines: &[&str]) -> Result<BTreeMap<usize, usize>, String> {
+/// What gcc's preprocessor makes of it.
+fn preprocessed(text: &[u8], defines: &[&str]) -> Result<String, String> {
     let mut gcc = Command::new("gcc")
         .args(["-E", "-P", "-w", "-x", "c"])
         .args(defines)
@@ -53,7 +53,21 @@ fn reported(text: &[u8], defines: &[&str]) -> Result<BTreeMap<usize, usize>, Str
     if !output.status.success() {
         return Err(format!("{errors}\n{}", String::from_utf8_lossy(text)));
     }
-    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Checks that the directives leave the code what it is, with a macro `call`.
+fn check_code(original: &[u8], patched: &[u8], defines: &[&str]) {
+    let tokens = |text: &[u8]| {
+        let text = preprocessed(text, &[defines, &["-Dcall(x)=CALLED x"]].concat()).unwrap();
+        text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(&keep_line_numbers(original, patched)), tokens(patched), "{}", text(patched));
+}
+
+/// Old line number -> what gcc says `__LINE__` is there.
+fn reported(text: &[u8], defines: &[&str]) -> Result<BTreeMap<usize, usize>, String> {
+    let words = preprocessed(text, defines)?;
     let words: Vec<&str> = words.split_whitespace().collect();
     let mut found = BTreeMap::new();
     for four in words.windows(4) {
@@ -129,6 +143,19 @@ fn change_in_a_macro() {
 fn change_in_a_call() {
     let kept = check(b"F(a,\n  b);\nint x;\n", b"F(a,\n  new,\n  b);\nint x;\n", &[&[]]);
     assert_eq!(text(&kept), "F(a,\n  new,\n  b);\n#line 3\nint x;\n");
+}
+
+/// Between a macro's name and its parenthesis a directive would end the search for it, and the macro would not be expanded.
+#[test]
+fn change_before_a_parenthesis() {
+    let original = b"int y = call\n\n\t/* why */\n\t(x);\nint z;\n";
+    let patched = b"int new;\nint y = 1 + call\n\n\t/* why */\n\t(x);\nint z;\n";
+    let kept = check(original, patched, &[&[]]);
+    assert_eq!(text(&kept), text(patched).replace("int z", "#line 5\nint z"));
+    check_code(original, patched, &[]);
+    // What begins with one after the end of a statement is no call.
+    let kept = check(b"a;\n(void)b;\nc;\n", b"a;\nnew;\n(void)b;\nc;\n", &[&[]]);
+    assert_eq!(text(&kept), "a;\nnew;\n#line 2\n(void)b;\nc;\n");
 }
 
 /// A removed line that starts with `-- ` looks like a file header to upstream's script; here texts are compared.
@@ -208,6 +235,7 @@ fn random_file(random: &mut Random) -> Vec<String> {
                 lines.push("#endif".into());
             }
             10 => lines.push(String::new()),
+            11 => lines.extend([format!("int w{step} = call"), String::new(), "\t(a);".into()]),
             _ => lines.push(format!("int v{step};")),
         }
     }
@@ -240,6 +268,7 @@ fn random_pairs() {
             }
         }
         check(&join(&original), &join(&patched), &[&[], &["-DD0"], &["-DD1", "-DD2"], &["-DD0", "-DD1", "-DD2"]]);
+        check_code(&join(&original), &join(&patched), &["-DD0"]);
     }
 }
 

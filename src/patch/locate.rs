@@ -64,8 +64,9 @@ pub(super) fn locate(file: &[Vec<u8>], hunk: &Hunk, drift: isize, floor: usize) 
         }
         // Also the lines left out must have room in the file.
         let last = (file.len() + skip_head).checked_sub(old.len())?;
-        let guess = want + drift;
-        for distance in 0..=(file.len() as isize + guess.abs()) {
+        // From beyond either end, that end is nearest.
+        let guess = (want + drift).clamp(0, file.len() as isize);
+        for distance in 0..=file.len() as isize {
             for at in [guess + distance, guess - distance] {
                 if at >= skip_head as isize && at as usize <= last && fits(at as usize) {
                     return Some(place(at as usize));
@@ -118,6 +119,17 @@ mod tests {
         assert_eq!(locate(&file, &hunk, 0, 0).unwrap().at, 1);
         assert_eq!(locate(&file, &hunk, 4, 0).unwrap().at, 7);
         assert_eq!(locate(&file, &hunk, 0, 2).unwrap().at, 7);
+    }
+
+    /// A line number far beyond the file is the nearest match all the same, and takes no longer.
+    #[test]
+    fn far_away() {
+        let file = lines("a\nb\nc\nx\na\nb\nc\nx\nx\n");
+        for start in ["400000000000", "18446744073709551615"] {
+            let hunk = hunk(&format!("@@ -{start},3 +{start},3 @@\n a\n-b\n+B\n c\n"));
+            assert_eq!(locate(&file, &hunk, 0, 0).unwrap().at, 4);
+            assert_eq!(locate(&file, &hunk, -(1 << 60), 0).unwrap().at, 0);
+        }
     }
 
     /// Context may differ in up to two lines at an end, and in no more.

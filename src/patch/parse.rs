@@ -7,7 +7,8 @@
 //! drops a line in silence that the counts do not cover, wants to know beforehand whether git made the patch,
 //! takes a time stamp after a blank for part of the name, and tells byte offsets where people need lines.)
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -20,12 +21,25 @@ pub struct FilePatch {
     pub patch: String,
     /// Line in the patch where it starts, counted from 1.
     pub line: usize,
+    /// Which change of the patch it is part of: a mailbox holds several. Renames and copies speak of the files before theirs.
+    pub change: usize,
     /// What kind of change it is.
     pub kind: Kind,
     /// The file, relative to the kernel tree; of a rename, its new name.
     pub path: PathBuf,
     /// The changes, in file order.
     pub hunks: Vec<Hunk>,
+}
+
+impl FilePatch {
+    /// The files that are not afterwards what they were: a rename takes one away.
+    pub fn changes(&self) -> impl Iterator<Item = &Path> {
+        let from = match &self.kind {
+            Kind::Rename(from) => Some(from.as_path()),
+            _ => None,
+        };
+        from.into_iter().chain([self.path.as_path()])
+    }
 }
 
 /// Kinds of changes to a file.
@@ -37,9 +51,9 @@ pub enum Kind {
     Create,
     /// The file is gone afterwards.
     Delete,
-    /// The file has the contents of another, changed; the other one is gone afterwards.
+    /// The file has the contents of another, changed or not; the other one is gone afterwards.
     Rename(PathBuf),
-    /// The file has the contents of another, changed; the other one stays.
+    /// The file has the contents of another, changed or not; the other one stays.
     Copy(PathBuf),
     /// Only the permissions change.
     Mode,
@@ -128,9 +142,10 @@ impl Hunk {
 }
 
 /// Parses one patch; `name` is what messages call it. An empty patch is an error, and so is every part that
-/// no source patch can have: a binary change, a name outside the tree, a rename that changes nothing.
+/// no source patch can have: a binary change, a name outside the tree, a part in another format.
 pub fn parse(text: &[u8], name: &str) -> Result<Vec<FilePatch>> {
-    let mut parser = Parser { name, lines: split(text), at: 0, files: Vec::new(), problems: Vec::new() };
+    let (lines, seen) = (split(text), BTreeSet::new());
+    let mut parser = Parser { name, lines, at: 0, change: 0, seen, files: Vec::new(), problems: Vec::new() };
     parser.run();
     let Parser { files, mut problems, .. } = parser;
     if files.is_empty() && problems.is_empty() {
@@ -175,6 +190,9 @@ struct Parser<'a> {
     name: &'a str,
     lines: Vec<Vec<u8>>,
     at: usize,
+    /// The change that is being read, and the files that it has touched so far.
+    change: usize,
+    seen: BTreeSet<PathBuf>,
     files: Vec<FilePatch>,
     problems: Vec<String>,
 }
@@ -213,10 +231,41 @@ impl Parser<'_> {
             } else if range(&line).is_some() {
                 self.problem(self.at + 1, "a hunk without `---` and `+++` lines before it");
                 self.at += 1;
+            } else if self.is_context_format(self.at) {
+                self.problem(self.at + 1, "a change in context format is not read; make the diff with -u");
+                self.at += 1;
             } else {
+                if self.begins_change(self.at) {
+                    self.next_change();
+                }
                 self.at += 1;
             }
         }
+    }
+
+    /// `***************` and `*** 1,7 ****`, which `diff -c` opens each hunk with.
+    fn is_context_format(&self, at: usize) -> bool {
+        let stars = |line: &[u8]| line.strip_prefix(b"***************").is_some_and(|rest| !rest.starts_with(b"*"));
+        let range =
+            |line: &[u8]| line.strip_prefix(b"*** ").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit));
+        self.line(at).is_some_and(stars) && self.line(at + 1).is_some_and(range)
+    }
+
+    /// The first line of a mail in a mailbox, or of a commit as `git log -p` shows it.
+    fn begins_change(&self, at: usize) -> bool {
+        let after_blank = at == 0 || self.line(at - 1).is_some_and(|line| line.trim_ascii().is_empty());
+        let line = self.line(at).unwrap_or_default();
+        // `From 0123abc Mon Sep 17 00:00:00 2001`: the time tells it from prose.
+        let time = |five: &[u8]| five[2] == b':' && [0, 1, 3, 4].iter().all(|at| five[*at].is_ascii_digit());
+        let mail = line.starts_with(b"From ") && line.windows(5).any(time);
+        let commit =
+            line.strip_prefix(b"commit ").map(|rest| rest.iter().take_while(|b| b.is_ascii_hexdigit()).count());
+        after_blank && (mail || commit.is_some_and(|digits| digits >= 7))
+    }
+
+    fn next_change(&mut self) {
+        self.change += 1;
+        self.seen.clear();
     }
 
     /// From `diff --git` to the end of that file's part.
@@ -264,10 +313,11 @@ impl Parser<'_> {
 
     /// A git header with no `---` after it: an empty file, a mode, or a move.
     fn without_hunks(&mut self, git: GitHeader) {
-        if let ((Some(from), _), _) | (_, (Some(from), _)) = (&git.rename, &git.copy) {
-            let verb = if git.rename.0.is_some() { "renames" } else { "copies" };
-            let what = format!("{verb} `{}` without changing it: there is no code to patch", from.display());
-            return self.problem(git.line, what);
+        match (git.rename, git.copy) {
+            ((Some(from), Some(to)), _) => return self.push(git.line, Kind::Rename(from), to, Vec::new()),
+            (_, (Some(from), Some(to))) => return self.push(git.line, Kind::Copy(from), to, Vec::new()),
+            ((None, None), (None, None)) => {}
+            _ => return self.problem(git.line, "a rename or copy that does not name both files"),
         }
         let kind = match (git.create, git.delete, git.mode) {
             (true, false, _) => Kind::Create,
@@ -282,7 +332,12 @@ impl Parser<'_> {
     }
 
     fn push(&mut self, line: usize, kind: Kind, path: PathBuf, hunks: Vec<Hunk>) {
-        self.files.push(FilePatch { patch: self.name.into(), line, kind, path, hunks });
+        // No diff has a file twice: the next one has begun.
+        if !self.seen.insert(path.clone()) {
+            self.next_change();
+            self.seen.insert(path.clone());
+        }
+        self.files.push(FilePatch { patch: self.name.into(), line, change: self.change, kind, path, hunks });
     }
 
     /// From `---` to the last hunk of the file.
@@ -412,6 +467,9 @@ fn is_only_in(line: &[u8]) -> bool {
     matches!(words[..], [b"Only", b"in", dir, _] if dir.ends_with(b":"))
 }
 
+/// No file has so many lines; a number beyond it means the end of the file as well.
+const MOST_LINES: usize = 1 << 40;
+
 /// Reads `@@ -A[,B] +C[,D] @@`.
 fn range(line: &[u8]) -> Option<(usize, usize, usize, usize)> {
     let rest = std::str::from_utf8(line.strip_prefix(b"@@ -")?.split(|&b| b == b'@').next()?).ok()?;
@@ -423,7 +481,7 @@ fn range(line: &[u8]) -> Option<(usize, usize, usize, usize)> {
         }
     };
     let ((old_start, old_len), (new_start, new_len)) = (side(old)?, side(new)?);
-    Some((old_start, old_len, new_start, new_len))
+    Some((old_start.min(MOST_LINES), old_len, new_start.min(MOST_LINES), new_len))
 }
 
 #[cfg(test)]

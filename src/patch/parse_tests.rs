@@ -51,13 +51,31 @@ fn new_and_deleted() {
     assert_eq!(one(mode).kind, Kind::Mode);
 }
 
-/// A rename with changes is one; a pure one has nothing to patch.
+/// Renames and copies, with changes and without; both names are needed.
 #[test]
 fn renames() {
     let head = "diff --git a/f/old.c b/f/new.c\nsimilarity index 90%\nrename from f/old.c\nrename to f/new.c\n";
     let file = one(&format!("{head}index 1..2\n--- a/f/old.c\n+++ b/f/new.c\n@@ -1 +1 @@\n-a\n+b\n"));
     assert_eq!(file.kind, Kind::Rename("f/old.c".into()));
-    assert!(problem(head).contains("renames `f/old.c` without changing it"));
+    let file = one(head);
+    assert_eq!((file.kind, file.path.to_str(), file.hunks.len()), (Kind::Rename("f/old.c".into()), Some("f/new.c"), 0));
+    let file = one("diff --git a/f/a.h b/f/b.h\nsimilarity index 100%\ncopy from f/a.h\ncopy to f/b.h\n");
+    assert_eq!((file.kind, file.path.to_str()), (Kind::Copy("f/a.h".into()), Some("f/b.h")));
+    assert!(problem("diff --git a/f/a.h b/f/b.h\nrename from f/a.h\n").contains("does not name both files"));
+}
+
+/// A mailbox, `git log -p` and diffs one after the other hold several changes; prose that looks a bit like it begins none.
+#[test]
+fn changes() {
+    let of = |name: &str| BODY.replace("fs/x.c", name);
+    let changes = |text: &str| parse(text.as_bytes(), "t").unwrap().iter().map(|f| f.change).collect::<Vec<_>>();
+    let mail = "From 0123abc Mon Sep 17 00:00:00 2001\nSubject: x\n\n";
+    let found = changes(&format!("{mail}{}{}-- \n2.43.0\n\n{mail}{}", of("f/a.c"), of("f/b.c"), of("f/c.c")));
+    assert_eq!(found, [1, 1, 2]);
+    let commit = "\ncommit 0123456789abcdef (HEAD)\nAuthor: x\n\n    text\n\n";
+    assert_eq!(changes(&format!("{commit}{}{commit}{}", of("f/a.c"), of("f/b.c"))), [1, 2]);
+    assert_eq!(changes(&format!("{}{}{}", of("f/a.c"), of("f/b.c"), of("f/a.c"))), [0, 0, 1]);
+    assert_eq!(changes(&format!("{}\nFrom here on: the rest\ncommit it\n{}", of("f/a.c"), of("f/b.c"))), [0, 0]);
 }
 
 /// No newline at the end, on either side, and blank context that lost its blank.
@@ -84,6 +102,11 @@ fn garbage() {
     assert!(problem(&format!("{BODY}Only in b/fs: new.c\n")).contains("make the diff with -N"));
     assert!(problem("diff --cc fs/x.c\nindex 1,2..3\n@@@ -1,1 -1,1 +1,1 @@@\n").contains("combined diff"));
     assert!(problem("@@ -1 +1 @@\n-a\n+b\n").contains("a hunk without"));
+    let context = "*** a/f/x\n--- b/f/x\n***************\n*** 1,2 ****\n  a\n! b\n--- 1,2 ----\n  a\n! B\n";
+    for text in [format!("{context}{BODY}"), format!("{BODY}{}", context.replace("***\n***", "*** f(void)\n***"))] {
+        assert!(problem(&text).contains("a change in context format is not read; make the diff with -u"), "{text}");
+    }
+    assert_eq!(one(&format!("***************\n* a title\n***************\n\n{BODY}")).hunks.len(), 1);
     let both = problem(&format!("{binary}--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n"));
     assert!(both.contains("binary") && both.contains("leaves"), "{both}");
 }

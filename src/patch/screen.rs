@@ -72,11 +72,19 @@ fn refuse(reason: Reason, path: &Path, why: &str, advice: &str) -> Verdict {
 fn not_code(file: &str, dirs: &[&str]) -> Option<&'static str> {
     let top = dirs.first().copied().unwrap_or_default();
     let suffix = file.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-    if matches!(top, "Documentation" | "LICENSES") || matches!(suffix, "rst" | "txt" | "md" | "svg") {
+    if matches!(top, "Documentation" | "LICENSES") || matches!(suffix, "rst" | "md" | "svg") {
         return Some("it is documentation");
     }
-    if matches!(file, "MAINTAINERS" | "CREDITS" | "COPYING" | "README" | "TODO") {
+    // Programs are generated from some texts (arch/x86/lib/x86-opcode-map.txt), so the suffix alone says nothing.
+    let stem = file.split('.').next().unwrap_or_default().to_ascii_uppercase();
+    let is_text = matches!(suffix, "" | "txt");
+    if (is_text && matches!(&*stem, "MAINTAINERS" | "CREDITS" | "COPYING" | "README" | "TODO" | "CHANGES" | "NOTES"))
+        || (suffix == "txt" && dirs.contains(&"Documentation"))
+    {
         return Some("it is documentation");
+    }
+    if dirs.starts_with(&["drivers", "gpu", "drm", "ci"]) && !build_file(file) {
+        return Some("it is for tests of the drivers");
     }
     if matches!(
         file,
@@ -185,6 +193,8 @@ mod tests {
             "arch/arm64/boot/dts/x.dts",
             "arch/x86/kernel/asm-offsets.c",
             "arch/x86/entry/syscalls/syscall_64.tbl",
+            "arch/x86/lib/x86-opcode-map.txt",
+            "fs/README.c.in",
         ] {
             assert_eq!(reason(path), Some(Reason::UnsupportedFile), "{path}");
         }
@@ -212,6 +222,23 @@ mod tests {
             "drivers/boot/x.c",
         ] {
             assert!(matches!(classify(Path::new(path)), Verdict::Code), "{path}");
+        }
+    }
+
+    /// Texts for people are told from those that code is generated from.
+    #[test]
+    fn documentation() {
+        for path in [
+            "Documentation/x.txt",
+            "tools/perf/Documentation/perf.txt",
+            "drivers/staging/x/TODO",
+            "drivers/gpu/drm/i915/TODO.txt",
+            "fs/readme.txt",
+            "rust/README.md",
+            "drivers/firmware/arm_scmi/vendors/imx/imx95.rst",
+            "drivers/gpu/drm/ci/xfails/i915-fails.txt",
+        ] {
+            assert!(matches!(classify(Path::new(path)), Verdict::Ignored(_)), "{path}");
         }
     }
 

@@ -1,9 +1,9 @@
 //! One outside symbol -> the way it is resolved: exported, linked within the livepatch, livepatch, or refused.
 //!
 //! Rules in order; the first that fits decides. A local symbol is found in the table of the object it
-//! is in, by file group, neighbourhood or size. A global one: exported by vmlinux (ordinary
-//! relocation, with its CRC), owned by the patched module, exported by another module the object
-//! already depends on, new in another unit of this patch, or global in vmlinux without an export.
+//! is in, by file group, neighbourhood or size. A global one: owned by the patched module, exported by vmlinux (ordinary
+//! relocation, with its CRC), exported by another module the object already depends on, new in another unit of this
+//! patch, or global in vmlinux without an export. A module comes before vmlinux: its own definition is what its code uses.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
+use crate::kernel::Kernel;
 use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
 use crate::kernel::symtab::{Binding, KernelSymbol, Kind, SymbolTable};
 use crate::kernel::symvers::Symvers;
@@ -37,6 +38,8 @@ pub struct World<'k> {
     pub new_globals: &'k BTreeSet<String>,
     /// The kernel tracks indirect branches (CONFIG_X86_KERNEL_IBT).
     pub ibt: bool,
+    /// The kernel itself, which has the tables of other modules; `None` when unknown.
+    pub kernel: Option<&'k Kernel>,
 }
 
 /// How a symbol is resolved.
@@ -147,9 +150,17 @@ impl<'a> Classifier<'a> {
         let world = self.world;
         let name = symbol.name.as_str();
         let export = world.symvers.get(name);
+        let is_module = world.object != "vmlinux";
+        // A module may define what vmlinux exports as well: its own code then means its own.
+        let in_module = || match world.own {
+            _ if !is_module => None,
+            Some(own) if symbol.original.is_none() => global_position(own, name, true),
+            _ => None,
+        };
+        let is_own = is_module && (symbol.original.is_some() || in_module().is_some());
         // A plain undefined symbol binds to vmlinux's export; one for named modules only, or in a namespace
         // that the livepatch does not import, would not.
-        if export.is_some_and(|e| e.object == "vmlinux" && e.namespace.is_empty()) {
+        if !is_own && export.is_some_and(|e| e.object == "vmlinux" && e.namespace.is_empty()) {
             return Ok(Resolution::Exported);
         }
         if let Some(id) = symbol.original {
@@ -167,15 +178,15 @@ impl<'a> Classifier<'a> {
         let livepatch = |object: &str, sympos: u32| {
             Resolution::Livepatch(KlpSymbol { object: object.to_owned(), name: name.to_owned(), sympos })
         };
-        if world.object != "vmlinux"
-            && let Some(own) = world.own
-            && let Some(sympos) = global_position(own, name, true)
-        {
+        if let Some(sympos) = in_module() {
             return sympos.map(|p| livepatch(world.object, p)).map_err(|n| self.ambiguous(name, n));
         }
         if let Some(export) = export.filter(|e| e.object != "vmlinux") {
             if export.object == world.object || world.depends.contains(&export.object) {
-                return Ok(livepatch(&export.object, 0));
+                // Without that module's table: the core finds it when it is the only one of its name, and else says so.
+                let theirs = world.kernel.and_then(|kernel| kernel.symbols(&export.object).ok());
+                let sympos = theirs.and_then(|theirs| global_position(&theirs, name, true)).unwrap_or(Ok(0));
+                return sympos.map(|p| livepatch(&export.object, p)).map_err(|n| self.ambiguous(name, n));
             }
             return Err(Box::new(
                 Refusal::new(
@@ -296,13 +307,14 @@ impl<'a> Classifier<'a> {
     }
 }
 
-/// sympos of the one global symbol of a name: `None` when there is none, an error with the count when several.
+/// sympos of the one global symbol of a name: `None` when there is none, an error with the count of candidates when
+/// there are several, or no position that always means it.
 fn global_position(table: &SymbolTable, name: &str, is_module: bool) -> Option<Result<u32, usize>> {
     let globals: Vec<u32> =
         table.named(name).iter().copied().filter(|i| table.symbols[*i as usize].binding != Binding::Local).collect();
     match globals.as_slice() {
         [] => None,
-        [one] => Some(Ok(table.sympos(*one, is_module).unwrap_or(0) as u32)),
+        [one] => Some(table.sympos(*one, is_module).map(|p| p as u32).ok_or(table.named(name).len())),
         several => Some(Err(several.len())),
     }
 }
@@ -351,7 +363,8 @@ pub(crate) fn unit_symbols(object: &Object) -> UnitSymbols {
             continue;
         }
         let kind = if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object };
-        let found = UnitSymbol { name: symbol.name.clone(), size: symbol.st_size, kind };
+        let weak = symbol.st_bind == stb::WEAK;
+        let found = UnitSymbol { name: symbol.name.clone(), size: symbol.st_size, kind, weak };
         if symbol.st_bind == stb::LOCAL { &mut unit.locals } else { &mut unit.globals }.push(found);
     }
     unit
@@ -390,5 +403,28 @@ fn kernel_symbol(object: &Object, id: SymbolId) -> KernelSymbol {
         },
         file: None,
         init: matches!(symbol.place, Place::Section(at) if names::is_init_section(&object.section(at).name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A global behind an init symbol of its name has no position that always means it: none is made up.
+    #[test]
+    fn behind_an_init_twin() {
+        let symbol = |binding, init| KernelSymbol {
+            name: "probe".to_owned(),
+            address: 0,
+            size: None,
+            binding,
+            kind: Kind::Func,
+            file: None,
+            init,
+        };
+        let list = |init| vec![symbol(Binding::Local, init), symbol(Binding::Global, false)];
+        let position = |init| global_position(&SymbolTable::new(list(init), Vec::new()), "probe", true);
+        assert_eq!(position(true), Some(Err(2)));
+        assert_eq!(position(false), Some(Ok(2)));
     }
 }

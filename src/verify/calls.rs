@@ -140,7 +140,8 @@ impl Walk<'_, '_, '_> {
                 None => return Some(Hook::Unknown(name)),
             }
         };
-        if leads_to(&bytes, "klp_ftrace_handler") {
+        // The kernel's own livepatch core, and the one in Rust.
+        if ["klp_ftrace_handler", "klp_handler"].iter().any(|handler| leads_to(&bytes, handler)) {
             return Some(Hook::Livepatch);
         }
         let several = ["arch_ftrace_ops_list_func", "ftrace_ops_list_func"];

@@ -166,6 +166,17 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// Its symbols, at the addresses of its bytes.
+    pub fn table(&self) -> &SymbolTable {
+        &self.table
+    }
+
+    /// Whether ftrace knows a call in this range; `None` when its table was not found.
+    pub fn has_call_site(&self, mut range: Range<u64>) -> Option<bool> {
+        let sites = self.call_sites.as_ref()?;
+        Some(range.any(|address| sites.contains(&address)))
+    }
+
     /// The same, when it is memory of a kernel that runs.
     pub fn as_running(mut self, livepatches: Livepatches) -> Loaded {
         // The table of ftrace's call sites is freed after boot; the unit's own relocations say which they are.
@@ -256,7 +267,8 @@ impl Loaded {
         loaded
     }
 
-    fn table_of(&self, first: &str, last: &str) -> Option<(u64, &[u8])> {
+    /// A table between two symbols.
+    pub(super) fn table_of(&self, first: &str, last: &str) -> Option<(u64, &[u8])> {
         let (start, end) = (self.table.unique(first)?.address, self.table.unique(last)?.address);
         let size = usize::try_from(end.checked_sub(start)?).ok()?;
         Some((start, self.memory.from(start)?.get(..size)?))

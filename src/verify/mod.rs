@@ -9,6 +9,7 @@
 mod calls;
 pub mod data;
 mod endbr;
+mod entries;
 pub mod evidence;
 mod live;
 mod loaded;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 
+use super::entries;
 use super::loaded::Memory;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SectionId, SymbolId};
@@ -66,9 +67,8 @@ pub(super) fn load(file: &Object) -> Result<(Flat, SymbolTable)> {
         // The linker script of vmlinux has these names; in a module the section itself is the table.
         let names = match section.name.as_str() {
             "__mcount_loc" => Some(("__start_mcount_loc", "__stop_mcount_loc")),
-            "__jump_table" => Some(("__start___jump_table", "__stop___jump_table")),
             ".ibt_endbr_seal" => Some(("__ibt_endbr_seal", "__ibt_endbr_seal_end")),
-            _ => None,
+            other => entries::bounds(other),
         };
         if let Some((first, last)) = names {
             extra.push(symbol(first, *base, None, Binding::Global, Kind::Other));

@@ -5,9 +5,10 @@
 //! the same contents where the image points to; what has neither name nor contents has to be in one place everywhere.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, hash_map};
 
 use super::Loaded;
+use super::entries::Entries;
 use super::loaded::word;
 use super::sites::Sites;
 use crate::diff::atoms::{AtomId, Kind, Ref, Side, Target};
@@ -28,6 +29,8 @@ pub(super) struct Unit<'a, 'o> {
     locator: Locator<'a>,
     /// Places that the kernel rewrites.
     pub(super) sites: Sites,
+    /// What tables say of places.
+    pub(super) entries: Entries,
     /// Addresses of nameless writable data, from functions that are equal.
     known: RefCell<HashMap<AtomId, u64>>,
     /// Instruction starts of the functions that are equal: offset in the section -> address.
@@ -54,8 +57,8 @@ pub(super) struct Later {
 #[derive(Clone)]
 pub(super) struct Checker<'u, 'a, 'o> {
     unit: &'u Unit<'a, 'o>,
-    /// Contents compared, or being compared.
-    compared: HashSet<(AtomId, u64)>,
+    /// Contents compared, or being compared, by where the image has them: from which byte on.
+    compared: HashMap<(AtomId, u64), usize>,
     /// Places of nameless writable data.
     placed: HashMap<AtomId, u64>,
     /// The function, and the instruction in it that is being looked at.
@@ -85,6 +88,7 @@ impl<'a, 'o> Unit<'a, 'o> {
             loaded,
             locator,
             sites: Sites::of(side),
+            entries: Entries::of(side, loaded),
             known: RefCell::default(),
             maps: RefCell::default(),
             later: RefCell::default(),
@@ -145,7 +149,7 @@ impl<'a, 'o> Unit<'a, 'o> {
 
 impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
     pub(super) fn new(unit: &'u Unit<'a, 'o>, own: AtomId) -> Self {
-        let (compared, placed) = (HashSet::new(), HashMap::new());
+        let (compared, placed) = (HashMap::new(), HashMap::new());
         Checker { unit, compared, placed, own, at: 0, later: Vec::new(), parts: Vec::new() }
     }
 
@@ -245,15 +249,18 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
         if before == start { Ok(()) } else { Err(()) }
     }
 
-    /// Whether the image holds an atom's contents, from `skip` on, when the atom's start is at `start`: a text may
-    /// be the tail of a longer one (the linker merges them), so what lies before is not looked at.
+    /// Whether the image holds an atom's contents when the atom's start is at `start`. A text may be the tail of a
+    /// longer one (the linker merges them), so what lies before `skip` is not looked at; anything else is there as a
+    /// whole, wherever in it a reference leads.
     fn contents(&mut self, atom: AtomId, skip: u64, start: u64) -> Result<(), String> {
-        if !self.compared.insert((atom, start)) {
-            return Ok(());
-        }
         let side = self.unit.side;
         let bytes = side.bytes(atom);
-        let skip = (skip as usize).min(bytes.len());
+        let skip = if side.atom(atom).kind == Kind::Text { (skip as usize).min(bytes.len()) } else { 0 };
+        match self.compared.entry((atom, start)) {
+            hash_map::Entry::Occupied(before) if *before.get() <= skip => return Ok(()),
+            // Another reference may lead to an earlier place of a text.
+            entry => entry.insert_entry(skip),
+        };
         let held = self.unit.loaded.from(start.wrapping_add(skip as u64));
         let first = side.atom(atom).start;
         let mut covered = vec![false; bytes.len()];

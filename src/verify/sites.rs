@@ -97,7 +97,7 @@ impl Sites {
 }
 
 /// The place that the n-th relocation of an entry means.
-fn spot(side: &Side<'_>, id: AtomId, index: usize) -> Option<Spot> {
+pub(super) fn spot(side: &Side<'_>, id: AtomId, index: usize) -> Option<Spot> {
     match side.refs_of(id).get(index)?.target {
         Target::Atom(code, offset) => {
             let atom = side.atom(code);

@@ -242,11 +242,18 @@ fn jump_labels() {
     let symbols = [
         func("f", TEXT),
         global("key", DATA + 0x100, SymbolKind::Object),
+        global("stranger", DATA + 0x110, SymbolKind::Object),
         global("__start___jump_table", DATA, SymbolKind::Other),
         global("__stop___jump_table", DATA + 16, SymbolKind::Other),
     ];
-    let mut listed = [0; 16];
-    listed[..4].copy_from_slice(&(TEXT as u32).wrapping_sub(DATA as u32).to_le_bytes());
+    let entry = |key: u64| {
+        let mut entry = [0; 16];
+        entry[..4].copy_from_slice(&(TEXT as u32).wrapping_sub(DATA as u32).to_le_bytes());
+        entry[4..8].copy_from_slice(&(TEXT as u32 + 3).wrapping_sub(DATA as u32 + 4).to_le_bytes());
+        entry[8..].copy_from_slice(&key.wrapping_sub(DATA + 8).to_le_bytes());
+        entry
+    };
+    let listed = entry(DATA + 0x100 + 2);
     let pieces: [(u64, &[u8]); 2] = [(TEXT, &[0x66, 0x90, 0x90, 0xc3]), (DATA, &listed)];
     assert_eq!(difference(&unit.verify(&symbols, &pieces)[0]).0, 0);
     let table = unit.section("__jump_table", 0, &[0; 16]);
@@ -256,10 +263,123 @@ fn jump_labels() {
     unit.reloc(table, 8, 24, key, 2);
     let _ = text;
     assert!(unit.verify(&symbols, &pieces)[0].is_equal());
+    let with = |entry: [u8; 16]| unit.verify(&symbols, &[pieces[0], (DATA, &entry)]).remove(0);
     let mut other = listed;
     other[0] ^= 1;
-    let found = unit.verify(&symbols, &[pieces[0], (DATA, &other)]);
-    assert_eq!(difference(&found[0]).1, "the kernel's __jump_table does not list this NOP");
+    assert_eq!(difference(&with(other)).1, "the kernel's __jump_table does not list this NOP");
+    // A kernel that has booted keeps a note of its own in the key's second bit.
+    assert!(with(entry(DATA + 0x100)).is_equal());
+    let found = with(entry(DATA + 0x110 + 2));
+    assert_eq!(difference(&found).1, "the kernel's __jump_table refers to `key`, the kernel to `stranger`");
+    // The branch is likely.
+    assert!(!with(entry(DATA + 0x100 + 3)).is_equal());
+    let mut elsewhere = listed;
+    elsewhere[4] -= 1;
+    assert_eq!(difference(&with(elsewhere)).1, "the kernel's __jump_table leads to `f+0x2`, not to +0x3");
+}
+
+/// A fault goes on where the unit's exception table says, and in the same way; so does a warning that was given already.
+#[test]
+fn exceptions_and_warnings() {
+    let mut unit = Maker::new();
+    // mov (%rdi),%eax; ud2; ret
+    let code = [0x8b, 0x07, 0x0f, 0x0b, 0xc3];
+    let (_, f) = unit.function("f", stb::GLOBAL, &code);
+    let faults = unit.section("__ex_table", 0, &[0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+    unit.reloc(faults, 0, PC32, f, 0);
+    unit.reloc(faults, 4, PC32, f, 4);
+    let warnings = unit.section("__bug_table", 0, &[0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0]);
+    unit.0.sections[warnings.index()].sh_entsize = 12;
+    unit.reloc(warnings, 0, PC32, f, 2);
+    let symbols = [
+        func("f", TEXT),
+        global("__start___ex_table", DATA, SymbolKind::Other),
+        global("__stop___ex_table", DATA + 12, SymbolKind::Other),
+        global("__start___bug_table", DATA + 12, SymbolKind::Other),
+        global("__stop___bug_table", DATA + 24, SymbolKind::Other),
+    ];
+    let verify = |fixup: u32, how: u8, flags: u8| {
+        let to = |address: u32, at: u32| address.wrapping_sub(DATA as u32 + at).to_le_bytes();
+        let mut tables = [0; 24];
+        tables[..4].copy_from_slice(&to(TEXT as u32, 0));
+        tables[4..8].copy_from_slice(&to(TEXT as u32 + fixup, 4));
+        tables[8] = how;
+        tables[12..16].copy_from_slice(&to(TEXT as u32 + 2, 12));
+        tables[20] = 7;
+        tables[22] = flags;
+        unit.verify(&symbols, &[(TEXT, &code), (DATA, &tables)]).remove(0)
+    };
+    assert!(verify(4, 3, 1).is_equal() && verify(4, 3, 5).is_equal());
+    assert_eq!(difference(&verify(2, 3, 1)), (0, "the kernel's __ex_table leads to `f+0x2`, not to +0x4"));
+    assert_eq!(difference(&verify(4, 4, 1)), (0, "the kernel's __ex_table says something else of this place"));
+    assert_eq!(difference(&verify(4, 3, 0)), (2, "the kernel's __bug_table says something else of this place"));
+    // Without the image's tables there is nothing to compare.
+    assert!(unit.verify(&symbols[..1], &[(TEXT, &code)])[0].is_equal());
+}
+
+/// What the kernel may put in an instruction's place is compared, too.
+#[test]
+fn alternatives() {
+    let mut unit = Maker::new();
+    // inc %eax; ret, and dec %eax instead
+    let (_, f) = unit.function("f", stb::GLOBAL, &[0xff, 0xc0, 0xc3]);
+    let instead = unit.section(".altinstr_replacement", shf::EXECINSTR, &[0xff, 0xc8]);
+    let instead = unit.symbol(".altinstr_replacement", stt::SECTION, stb::LOCAL, Place::Section(instead), 0);
+    let table = unit.section(".altinstructions", 0, &[0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 2]);
+    unit.0.sections[table.index()].sh_entsize = 14;
+    unit.reloc(table, 0, PC32, f, 0);
+    unit.reloc(table, 4, PC32, instead, 0);
+    let symbols = [
+        func("f", TEXT),
+        global("__alt_instructions", DATA, SymbolKind::Other),
+        global("__alt_instructions_end", DATA + 14, SymbolKind::Other),
+    ];
+    let verify = |feature: u8, instead: [u8; 2]| {
+        let mut held = [0, 0, 0, 0, 0, 0, 0, 0, feature, 0, 0, 0, 2, 2, instead[0], instead[1]];
+        held[..4].copy_from_slice(&(TEXT as u32).wrapping_sub(DATA as u32).to_le_bytes());
+        held[4..8].copy_from_slice(&10_u32.to_le_bytes());
+        unit.verify(&symbols, &[(TEXT, &[0xff, 0xc0, 0xc3]), (DATA, &held)]).remove(0)
+    };
+    assert!(verify(5, [0xff, 0xc8]).is_equal());
+    let other = "the kernel's .altinstructions says something else of this place";
+    assert_eq!(difference(&verify(6, [0xff, 0xc8])), (0, other));
+    assert_eq!(difference(&verify(5, [0xff, 0xc9])), (0, "the kernel's .altinstructions has another replacement"));
+}
+
+/// A constant table is compared as a whole, though the code reads its end only.
+#[test]
+fn whole_tables() {
+    let mut unit = Maker::new();
+    // mov CSWTCH.1+4(%rip),%eax; ret
+    let (text, _) = unit.function("f", stb::GLOBAL, &[0x8b, 0x05, 0, 0, 0, 0, 0xc3]);
+    let table = unit.section(".rodata.CSWTCH.1", 0, &[1, 0, 0, 0, 2, 0, 0, 0]);
+    let table = unit.symbol("CSWTCH.1", stt::OBJECT, stb::LOCAL, Place::Section(table), 8);
+    unit.reloc(text, 2, PC32, table, 4 - 4);
+    let mut held = [0x8b, 0x05, 0, 0, 0, 0, 0xc3];
+    held[2..6].copy_from_slice(&((DATA + 4).wrapping_sub(TEXT + 6) as u32).to_le_bytes());
+    let symbols = [func("f", TEXT), local("CSWTCH.1", DATA, SymbolKind::Object, 0)];
+    assert!(unit.verify(&symbols, &[(TEXT, &held), (DATA, &[1, 0, 0, 0, 2, 0, 0, 0])])[0].is_equal());
+    let found = unit.verify(&symbols, &[(TEXT, &held), (DATA, &[7, 0, 0, 0, 2, 0, 0, 0])]);
+    assert_eq!(difference(&found[0]), (0, "constant data `CSWTCH.1` differs at +0x0"));
+}
+
+/// Of a text that one reference leads into and another to, all is compared.
+#[test]
+fn text_by_its_end_first() {
+    let mut unit = Maker::new();
+    // mov $text+6,%rdi; mov $text,%rsi; ret
+    let mut held = [0x48, 0xc7, 0xc7, 0, 0, 0, 0, 0x48, 0xc7, 0xc6, 0, 0, 0, 0, 0xc3];
+    let (text, _) = unit.function("f", stb::GLOBAL, &held);
+    let strings = unit.section(".rodata.str1.1", shf::MERGE | shf::STRINGS, b"forty two\0");
+    let symbol = unit.symbol(".rodata.str1.1", stt::SECTION, stb::LOCAL, Place::Section(strings), 0);
+    unit.reloc(text, 3, ABS32S, symbol, 6);
+    unit.reloc(text, 10, ABS32S, symbol, 0);
+    held[3..7].copy_from_slice(&(DATA as u32 + 6).to_le_bytes());
+    held[10..14].copy_from_slice(&(DATA as u32).to_le_bytes());
+    let symbols = [func("f", TEXT)];
+    assert!(unit.verify(&symbols, &[(TEXT, &held), (DATA, b"forty two\0")])[0].is_equal());
+    let found = unit.verify(&symbols, &[(TEXT, &held), (DATA, b"fifty two\0")]);
+    assert_eq!(difference(&found[0]), (7, "the text is \"forty two\", in the kernel \"fifty two\""));
 }
 
 /// A local variable has to be the one of this file; one that another file has under the same name is not it.

@@ -10,6 +10,8 @@
 //!    them are compared as runs, except where a table says that something is put there at boot;
 //!  - branches: the unit has every function in a section of its own, so the assembler could make a branch within
 //!    the kernel's own section shorter. Targets inside the function are therefore compared by instruction.
+//!
+//! What tables say of the function's places is compared afterwards ([`super::entries`]).
 
 use std::collections::BTreeMap;
 
@@ -42,7 +44,7 @@ pub(super) fn function(unit: &Unit<'_, '_>, atom: AtomId) -> (Outcome, Vec<AtomI
     }
     for place in places.into_iter().take(MOST_CANDIDATES) {
         let mut walk = Walk::new(unit, atom, place);
-        match walk.run() {
+        match walk.run().and_then(|()| walk.entries()) {
             Ok(()) => {
                 let parts = std::mem::take(&mut walk.checker.parts);
                 let name = unit.side.name(atom);
@@ -349,7 +351,7 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
 }
 
 /// The address of a place in a function, also inside an instruction (some jump over a prefix).
-fn address_of(map: &BTreeMap<u64, u64>, at: u64) -> Option<u64> {
+pub(super) fn address_of(map: &BTreeMap<u64, u64>, at: u64) -> Option<u64> {
     let (start, address) = map.range(..=at).next_back()?;
     Some(address + (at - start))
 }

@@ -200,13 +200,12 @@ fn conflicts_between_sets() {
     bench.module(&Module { name: "other", set: 2, states: "{ .id = 9, .version = 1 },", ..Module::default() });
     bench.module(&Module { name: "older", states: "{ .id = 7, .version = 2 },", ..Module::default() });
     bench.module(&Module { name: "less", ..Module::default() });
-    let refused = |name: &str, loads: &str| -> Data {
-        format!("base.ko: would load on 7.3.4\n{name}.ko: would be refused by 7.3.4\n{loads}").into()
-    };
+    let refused =
+        |name: &str| -> Data { format!("base.ko: would load on 7.3.4\n{name}.ko: would be refused by 7.3.4\n").into() };
     bench.check(
         &["base.ko", "other.ko"],
         1,
-        refused("other", ""),
+        refused("other"),
         str![[r#"
 refused: vmlinux: `other` of set 2 and `base` of set 1 both replace `meminfo_proc_show,0` [function-conflict]
   advice: put both changes into one livepatch, or both livepatches into one set
@@ -219,7 +218,7 @@ refused: `other` and `base` are of different sets and both have state 9 [state-c
     bench.check(
         &["base.ko", "older.ko"],
         1,
-        refused("older", "  replaces `base`\n"),
+        refused("older"),
         str![[r#"
 refused: `older` has version 2 of state 7, and `base` has version 3 [state-too-old]
   advice: declare the state with the newer version, and handle what that one changed
@@ -230,7 +229,7 @@ refused: `older` has version 2 of state 7, and `base` has version 3 [state-too-o
     bench.check(
         &["base.ko", "less.ko"],
         1,
-        refused("less", "  replaces `base`\n"),
+        refused("less"),
         str![[r#"
 refused: `less` replaces `base` and does not have its state 7, which nothing would undo [state-dropped]
   advice: declare the state in the new livepatch, too
@@ -255,7 +254,6 @@ fn beside_what_is_loaded() {
         1,
         str![[r#"
 fix.ko: would be refused by 7.3.4
-  replaces `old`
 
 "#]]
         .into(),
@@ -274,7 +272,7 @@ note: sysfs does not tell the states of `old`, `apart`: name their files with --
     let report = bench.json(&["--loaded", "sys", "--loaded", "old.ko", "fix.ko"]);
     assert_eq!(report["schema"], 1);
     assert_eq!(report["outcome"], "refused");
-    assert_eq!(report["modules"][0]["replaces"], serde_json::json!(["old"]));
+    assert_eq!(report["modules"][0]["replaces"], serde_json::json!([]));
     assert_eq!(report["modules"][0]["loads"], false);
     let refusal = &report["refusals"][0];
     assert_eq!((refusal["reason"].as_str(), refusal["module"].as_str()), (Some("state-dropped"), Some("fix")));
@@ -284,7 +282,6 @@ note: sysfs does not tell the states of `old`, `apart`: name their files with --
         1,
         str![[r#"
 old.ko: would be refused by 7.3.4
-  replaces `old`
 
 "#]]
         .into(),
@@ -368,5 +365,146 @@ object: vmlinux
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["states"][0]["id"], 1);
     assert_eq!(report["states"][1], serde_json::json!({"id": 2, "version": 0, "shadow": false, "callbacks": []}));
-    assert_eq!(report["replace"], true);
+    assert_eq!((&report["replace_member"], &report["replace"]), (&1.into(), &serde_json::Value::Null));
+}
+
+/// What is refused is not there for the next one: that meets what was loaded before.
+#[test]
+fn a_refused_one_replaces_nothing() {
+    let bench = Bench::new(Has::Sets);
+    bench.module(&Module { name: "base", states: "{ .id = 7, .version = 3 },", ..Module::default() });
+    bench.module(&Module { name: "older", states: "{ .id = 7, .version = 2 },", ..Module::default() });
+    bench.module(&Module { name: "next", states: "{ .id = 7, .version = 3 },", ..Module::default() });
+    let stdout = "base.ko: would load on 7.3.4\nolder.ko: would be refused by 7.3.4\n\
+                  next.ko: would load on 7.3.4\n  replaces `base`\n";
+    bench.check(
+        &["base.ko", "older.ko", "next.ko"],
+        1,
+        stdout.into(),
+        str![[r#"
+refused: `older` has version 2 of state 7, and `base` has version 3 [state-too-old]
+  advice: declare the state with the newer version, and handle what that one changed
+
+"#]]
+        .into(),
+    );
+}
+
+/// Compiles a module of another tool's form.
+fn foreign(bench: &Bench, name: &str, tables: &str) {
+    let text = format!(
+        "char __this_module[64] __attribute__((section(\".gnu.linkonce.this_module\")));\n\
+         int klp_enable_patch(void *);\nstatic void *patch;\nstatic int code(void) {{ return 1; }}\n{tables}\n\
+         int init_module(void) {{ return klp_enable_patch(patch); }}\nvoid *keep = code;\n\
+         static const struct {{ unsigned long crc; char name[56]; }} versions[] __attribute__((section(\"__versions\"), used)) =\n\
+         {{ {{ 0x12345678, \"klp_enable_patch\" }} }};\n\
+         static const char info[] __attribute__((section(\".modinfo\"), used)) =\n\
+         \"livepatch=Y\\0license=GPL\\0name={name}\\0vermagic=7.3.4 SMP mod_unload modversions \";\n"
+    );
+    bench.write("foreign.c", &text);
+    let mut gcc = std::process::Command::new("gcc");
+    gcc.current_dir(bench.work.path()).args(["-c", "-O1", "-fno-pie", "-mcmodel=kernel", "-ffreestanding", "-o"]);
+    assert!(gcc.args([&format!("{name}.ko"), "foreign.c"]).status().expect("gcc runs").success());
+}
+
+/// The tables of kpatch-build's modules, which allocate the livepatch core's own when they are loaded.
+const KPATCH: &str = "\
+struct func { unsigned long new_addr, new_size, old_addr, old_size, sympos; const char *name, *objname; };
+struct callback { void *function; const char *objname; };
+struct func funcs[] __attribute__((section(\".kpatch.funcs\"))) = {
+    { (unsigned long)code, 6, 0, 6, 0, \"meminfo_proc_show\", \"vmlinux\" },
+    { (unsigned long)code, 6, 0, 6, 2, \"type_show\", \"vmlinux\" } };
+struct callback callbacks[] __attribute__((section(\".kpatch.callbacks.pre_patch\"))) = { { code, \"vmlinux\" } };
+";
+
+/// Modules of kpatch-build say what they replace; of a form that is not known, nothing is claimed.
+#[test]
+fn tables_that_are_made_at_load() {
+    let bench = Bench::new(Has::Sets);
+    foreign(&bench, "kpatch_fix", KPATCH);
+    let inspect = |file: &str| klp_build().current_dir(bench.work.path()).arg("inspect").arg(file);
+    inspect("kpatch_fix.ko").assert().code(0).stderr_eq(str![""]).stdout_eq(str![[r#"
+module: kpatch_fix
+built for: 7.3.4 SMP mod_unload modversions 
+replaces: not known, its tables do not say
+object: vmlinux
+  function: meminfo_proc_show,0
+  function: type_show,2
+  callback: pre_patch
+
+"#]]);
+    // Pointers at other places are another structure.
+    foreign(&bench, "unread", &KPATCH.replace("old_size, sympos;", "old_size;").replace(" 6, 0, 6, ", " 6, 0, "));
+    inspect("unread.ko").assert().code(0).stderr_eq(str![""]).stdout_eq(str![[r#"
+module: unread
+built for: 7.3.4 SMP mod_unload modversions 
+replaces: not known, its tables do not say
+objects: not known, its tables are of no form that is understood
+
+"#]]);
+    let output = inspect("unread.ko").arg("--json").output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["objects_unknown"], &report["states_unknown"]), (&true.into(), &true.into()));
+    bench.check(
+        &["unread.ko"],
+        1,
+        str![[r#"
+unread.ko: cannot be judged for 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+refused: what `unread` replaces cannot be read: its tables are of no form that is understood [objects-unknown]
+  advice: ask the tool that built it which functions it replaces: neither they nor what else has them were checked
+
+"#]]
+        .into(),
+    );
+    // What sysfs shows of a loaded one stays, whatever its file says.
+    let files = [("enabled", "1\n"), ("replace_set", "1\n"), ("transition", "0\n"), ("stack_order", "1\n")];
+    bench.loaded("unread", &files, &["meminfo_proc_show,1"]);
+    bench.module(&Module { set: 2, ..Module::default() });
+    let conflict = "refused: vmlinux: `fix` of set 2 and `unread` of set 1 both replace `meminfo_proc_show,1` [function-conflict]\n...\n";
+    let refused = || Data::from("fix.ko: would be refused by 7.3.4\n");
+    bench.check(&["--loaded", "sys", "--loaded", "unread.ko", "fix.ko"], 1, refused(), conflict.into());
+    bench.check(
+        &["--loaded", "unread.ko", "fix.ko"],
+        0,
+        str![[r#"
+fix.ko: would load on 7.3.4
+
+"#]]
+        .into(),
+        str![[r#"
+warning: what `unread` replaces cannot be read, so `fix` was not held against it [objects-unknown]
+  advice: name a copy of /sys/kernel/livepatch with --loaded: the kernel knows what it replaces
+warning: which of the other livepatches `fix` replaces cannot be told [replace-unknown]
+  advice: [..]
+
+"#]]
+        .into(),
+    );
+}
+
+/// A module that does not say what the member of its structure is may mean either; one that was compressed is read as well.
+#[test]
+fn inspect_claims_no_more_than_it_knows() {
+    use std::io::Write;
+    let plain = Bench::new(Has::Boolean);
+    plain.module(&Module::default());
+    let bytes = fs::read(plain.work.path().join("fix.ko")).expect("readable");
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(&bytes).expect("packed");
+    fs::write(plain.work.path().join("fix.ko.gz"), packer.finish().expect("packed")).expect("writable");
+    for file in ["fix.ko", "fix.ko.gz"] {
+        klp_build().current_dir(plain.work.path()).args(["inspect", file]).assert().code(0).stdout_eq(str![[r#"
+module: fix
+built for: 7.3.4 SMP mod_unload modversions 
+replaces: all livepatches, or set 1 on a kernel with sets
+object: vmlinux
+  function: meminfo_proc_show,0
+
+"#]]);
+    }
+    plain.check(&["fix.ko.gz"], 0, "fix.ko.gz: would load on 7.3.4\n".into(), str![""].into());
 }

@@ -4,6 +4,7 @@
 mod small_kernel;
 
 mod check;
+mod headers;
 mod layouts;
 mod runs;
 mod world;

@@ -165,6 +165,27 @@ error: failed to apply the patch
     assert!(report["kernels"].is_null() && report["outcome"] == "unchanged", "{report}");
 }
 
+/// A module of an earlier run stays when there is none of this one, and who would take it for the new one is told.
+#[test]
+fn a_module_from_before() {
+    let kernel = SmallKernel::new(Has::Boolean);
+    kernel.unit("fs/x.c", SOURCE, "gcc");
+    let work = tempfile::tempdir().expect("a temporary folder");
+    fs::write(work.path().join("fix.patch"), PATCH.replace("42;", "41; /* 42 */")).expect("writable");
+    let run = || {
+        let command =
+            klp_build().current_dir(work.path()).env("XDG_CACHE_HOME", work.path()).env("TMPDIR", work.path());
+        command.arg("-k").arg(kernel.path()).args(["-o", "fix.ko", "fix.patch"]).assert().code(4)
+    };
+    run().stderr_eq(str![""]);
+    fs::write(work.path().join("fix.ko"), "from before").expect("writable");
+    run().stderr_eq(str![[r#"
+warning: `fix.ko` is from before: this run wrote no module
+
+"#]]);
+    assert_eq!(fs::read(work.path().join("fix.ko")).expect("it stays"), b"from before");
+}
+
 /// The cache is shown, pruned and cleared; what is no size is an error.
 #[test]
 fn the_cache() {

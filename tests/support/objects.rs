@@ -125,6 +125,10 @@ pub fn unseen_mutations(object: &Object, tries: usize, seed: u64) -> Vec<String>
         let section = &mut mutant.sections[id.index()];
         let field = |r: &Reloc| u64::from(diff::arch::of(object).and_then(|a| a.field_size(r.r_type)).unwrap_or(0));
         let fields = section.relocs.iter().position(|r| (r.r_offset..r.r_offset + field(r)).contains(&at));
+        // The line of an allocation: no code depends on it.
+        if section.name == "alloc_tags" && fields.is_none() {
+            continue;
+        }
         // The address of a replacement without bytes means nothing.
         if section.name == ".altinstructions" && at % 14 >= 4 && at % 14 < 8 {
             continue;

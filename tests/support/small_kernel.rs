@@ -137,6 +137,7 @@ impl SmallKernel {
         );
         let mut info = vec![
             "livepatch=Y".to_owned(),
+            "license=GPL".to_owned(),
             format!("name={}", module.name),
             format!("vermagic={} SMP mod_unload modversions ", module.release),
         ];
@@ -147,6 +148,8 @@ impl SmallKernel {
             "static const char info[] __attribute__((section(\".modinfo\"), used)) = \"{}\";\n",
             info.join("\\0")
         );
+        text += "static const struct { unsigned long crc; char name[56]; } versions[] __attribute__((section(\"__versions\"), used)) = \
+                 { { 0x12345678, \"klp_enable_patch\" }, { 1, \"__fentry__\" }, { 1, \"other\" } };\n";
         let source = dir.join(format!("{}.c", module.name));
         let output = dir.join(format!("{}.ko", module.name));
         fs::write(&source, text).expect("writable");

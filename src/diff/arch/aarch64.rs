@@ -1,7 +1,7 @@
 //! AArch64: relocation kinds (ELF for the Arm 64-bit Architecture, section 5.7). Every instruction is
 //! four bytes and RELA addends hold the whole value, so nothing needs decoding to be compared.
 
-use super::{Arch, HiddenBranch, Site, Use};
+use super::{Arch, Hidden, HiddenRefs, Site, Use};
 use crate::elf::Section;
 
 const R_AARCH64_NONE: u32 = 0;
@@ -37,8 +37,8 @@ impl Arch for Aarch64 {
         section.relocs.iter().map(site).collect()
     }
 
-    fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch> {
-        let mut found = Vec::new();
+    fn hidden(&self, section: &Section, functions: &[(u64, u64)]) -> HiddenRefs {
+        let mut found = HiddenRefs::default();
         for &(start, end) in functions {
             for at in (start..end.saturating_sub(3)).step_by(4) {
                 let Some(bytes) = section.data.get(at as usize..at as usize + 4) else { break };
@@ -53,7 +53,7 @@ impl Arch for Aarch64 {
                 if displacement == 0 || (start..end).contains(&target) || target >= section.sh_size {
                     continue;
                 }
-                found.push(HiddenBranch { r_offset: at, r_type, target, bias: 0 });
+                found.refs.push(Hidden { r_offset: at, r_type, target: target as i64, bias: 0, usage: Use::Branch });
             }
         }
         found

@@ -12,10 +12,30 @@ pub enum Use {
     Branch,
     /// Memory there is read or written by the instruction itself.
     Read,
-    /// The address itself is compared with something.
-    Compared,
+    /// Memory at a distance from there is, and a register has the distance.
+    Indexed,
+    /// The address itself is compared with something, in this way.
+    Compared(How),
     /// Anything else: the address is taken, or it is not known what is done with it.
     Address,
+}
+
+/// What a comparison asks of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum How {
+    /// Whether it is this very one, as far as can be told.
+    Same,
+    /// Which of two lies in front of the other.
+    Order,
+    /// How far it is from this one.
+    Distance,
+}
+
+impl Use {
+    /// Whether only memory is read or written, so that nobody learns the address.
+    pub fn is_access(self) -> bool {
+        matches!(self, Use::Read | Use::Indexed)
+    }
 }
 
 /// Where a relocation in code belongs.
@@ -40,9 +60,9 @@ pub trait Arch: Sync {
     /// For each relocation of an executable section, what its instruction does with it.
     fn sites(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<(u64, Site)>;
 
-    /// Direct branches from one function of a section into another that the assembler resolved by itself,
-    /// as the relocations they would have been: (place, target offset in the section, type, addend - target).
-    fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch>;
+    /// What leads from one function of a section to another place of it, and was resolved by the assembler itself, as
+    /// the relocations that it would have been.
+    fn hidden(&self, section: &Section, functions: &[(u64, u64)]) -> HiddenRefs;
 
     /// The instruction of a function's code that covers the byte at `at`, as text; `None` where it is not read.
     fn instruction_at(&self, code: &[u8], at: u64) -> Option<String> {
@@ -65,17 +85,28 @@ pub trait Arch: Sync {
     fn call_site(&self, section: &Section, start: u64) -> Option<u64>;
 }
 
-/// A branch between functions without a relocation.
+/// What decoding found where the assembler left no relocation.
+#[derive(Debug, Clone, Default)]
+pub struct HiddenRefs {
+    /// References from one function to another place of the section.
+    pub refs: Vec<Hidden>,
+    /// Offsets in the section of instructions that are not understood; what comes behind them in their functions is not read.
+    pub unread: Vec<u64>,
+}
+
+/// A reference between functions without a relocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HiddenBranch {
-    /// Offset of the branch's displacement field.
+pub struct Hidden {
+    /// Offset of the displacement field.
     pub r_offset: u64,
     /// Relocation type that stands for it.
     pub r_type: u32,
-    /// Offset in the same section that it goes to.
-    pub target: u64,
-    /// Addend relative to the target (-4 on x86).
+    /// Offset in the same section that it leads to.
+    pub target: i64,
+    /// Addend relative to the target (-4 on x86, where nothing follows the field).
     pub bias: i64,
+    /// What the instruction does with it.
+    pub usage: Use,
 }
 
 /// The architecture of an object, if comparison knows it (`e_machine`, ELF gABI).

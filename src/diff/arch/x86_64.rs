@@ -3,9 +3,11 @@
 //! A PC-relative field counts from the end of its *instruction*, which is four bytes after the field
 //! only when no immediate follows it (`cmpl $imm, sym(%rip)`); so code is decoded, not assumed.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, Mnemonic, Register, RflagsBits,
+};
 
-use super::{Arch, HiddenBranch, Site, Use};
+use super::{Arch, Hidden, HiddenRefs, How, Site, Use};
 use crate::elf::Section;
 use crate::elf::id::HashSet;
 
@@ -20,6 +22,10 @@ const R_X86_64_32S: u32 = 11;
 /// 8-bit, relative to the place: no object has it, it stands for a short jump that the assembler resolved.
 const R_X86_64_PC8: u32 = 15;
 const R_X86_64_PC64: u32 = 24;
+
+/// UDB, one byte: an undefined instruction that newer kernels trap with (`ASM_UDB` in arch/x86/include/asm/bug.h), and that
+/// the decoder does not know.
+const UDB: u8 = 0xd6;
 
 /// The architecture.
 pub struct X86_64;
@@ -44,22 +50,26 @@ impl Arch for X86_64 {
         let mut offsets: Vec<(u64, u32)> = section.relocs.iter().map(|r| (r.r_offset, r.r_type)).collect();
         offsets.sort_unstable();
         let mut next = 0;
+        let mut compared: Option<usize> = None;
         for_each_instruction(section, functions, |insn, decoder| {
+            if let Some(at) = compared {
+                let site: &mut (u64, Site) = &mut sites[at];
+                if insn.rflags_read() & (RflagsBits::CF | RflagsBits::SF | RflagsBits::OF) != 0 {
+                    site.1.usage = Use::Compared(How::Order);
+                }
+                let goes_on = matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
+                compared = compared.filter(|_| goes_on && insn.rflags_modified() == 0);
+            }
             while next < offsets.len() && offsets[next].0 < insn.ip() {
                 next += 1;
             }
             while next < offsets.len() && offsets[next].0 < insn.next_ip() {
                 let (offset, r_type) = offsets[next];
                 let adjust = if self.is_pc_relative(r_type) { (insn.next_ip() - offset) as i64 } else { 0 };
-                let usage = if is_branch(insn) {
-                    Use::Branch
-                } else if insn.mnemonic() == Mnemonic::Cmp && !in_displacement(insn, decoder, offset) {
-                    Use::Compared
-                } else if insn.mnemonic() != Mnemonic::Lea && in_displacement(insn, decoder, offset) {
-                    Use::Read
-                } else {
-                    Use::Address
-                };
+                let usage = usage(insn, in_displacement(insn, decoder, offset));
+                if usage == Use::Compared(How::Same) {
+                    compared = Some(sites.len());
+                }
                 sites.push((offset, Site { adjust, usage, insn: insn.ip() }));
                 next += 1;
             }
@@ -67,28 +77,29 @@ impl Arch for X86_64 {
         sites
     }
 
-    fn hidden_branches(&self, section: &Section, functions: &[(u64, u64)]) -> Vec<HiddenBranch> {
-        let mut found = Vec::new();
+    fn hidden(&self, section: &Section, functions: &[(u64, u64)]) -> HiddenRefs {
+        let mut found = HiddenRefs::default();
         let mut current = 0;
         let fields: HashSet<u64> = section.relocs.iter().map(|r| r.r_offset).collect();
-        for_each_instruction(section, functions, |insn, _| {
+        let unread = for_each_instruction(section, functions, |insn, decoder| {
             while current + 1 < functions.len() && insn.ip() >= functions[current].1 {
                 current += 1;
             }
             let (start, end) = functions[current];
-            if insn.ip() < start || insn.ip() >= end || !is_branch(insn) {
+            if insn.ip() < start || insn.ip() >= end {
                 return;
             }
-            let target = insn.near_branch_target();
-            if (start..end).contains(&target) || target >= section.sh_size {
+            let Some(hidden) = pc_relative(insn, decoder).filter(|hidden| !fields.contains(&hidden.r_offset)) else {
                 return;
+            };
+            let is_in = |from: u64, to: u64| u64::try_from(hidden.target).is_ok_and(|at| (from..to).contains(&at));
+            if is_in(0, section.sh_size) {
+                found.refs.extend(Some(hidden).filter(|_| !is_in(start, end)));
+            } else if hidden.usage != Use::Branch {
+                found.unread.push(insn.ip());
             }
-            // In a section of several functions a call in last place may be a jump of two bytes (`mutex_lock` to its
-            // slow path, both in .sched.text).
-            let (r_type, size) = if is_short(insn) { (R_X86_64_PC8, 1) } else { (R_X86_64_PLT32, 4) };
-            let Some(r_offset) = insn.next_ip().checked_sub(size).filter(|at| !fields.contains(at)) else { return };
-            found.push(HiddenBranch { r_offset, r_type, target, bias: -(size as i64) });
         });
+        found.unread.extend(unread);
         found
     }
 
@@ -179,20 +190,64 @@ fn instruction_start(code: &[u8], at: usize) -> Option<usize> {
     None
 }
 
-/// Decodes the given ranges in order; a range that does not decode to its end is read as far as it goes.
-fn for_each_instruction(section: &Section, ranges: &[(u64, u64)], mut visit: impl FnMut(&Instruction, &Decoder<'_>)) {
+/// Decodes the given ranges in order; a range that does not decode to its end is read as far as it goes. Returns where
+/// those stop.
+fn for_each_instruction(
+    section: &Section,
+    ranges: &[(u64, u64)],
+    mut visit: impl FnMut(&Instruction, &Decoder<'_>),
+) -> Vec<u64> {
     let mut insn = Instruction::default();
+    let mut unread = Vec::new();
     for &(start, end) in ranges {
         let Some(bytes) = section.data.get(start as usize..end as usize) else { continue };
         let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
         while decoder.can_decode() {
+            let at = decoder.position();
             decoder.decode_out(&mut insn);
-            if insn.code() == Code::INVALID {
+            if insn.code() != Code::INVALID {
+                visit(&insn, &decoder);
+            } else if bytes[at] == UDB && decoder.set_position(at + 1).is_ok() {
+                decoder.set_ip(start + at as u64 + 1);
+            } else {
+                unread.push(start + at as u64);
                 break;
             }
-            visit(&insn, &decoder);
         }
     }
+    unread
+}
+
+/// What an instruction does with the value of one of its fields.
+fn usage(insn: &Instruction, in_displacement: bool) -> Use {
+    match insn.mnemonic() {
+        _ if is_branch(insn) => Use::Branch,
+        Mnemonic::Lea => Use::Address,
+        _ if in_displacement => match (insn.memory_base(), insn.memory_index()) {
+            (Register::None | Register::RIP | Register::EIP, Register::None) => Use::Read,
+            _ => Use::Indexed,
+        },
+        // Which of the flags matter, what comes next tells.
+        Mnemonic::Cmp => Use::Compared(How::Same),
+        Mnemonic::Sub => Use::Compared(How::Distance),
+        _ => Use::Address,
+    }
+}
+
+/// The relocation that would stand for the place which an instruction refers to by its distance.
+fn pc_relative(insn: &Instruction, decoder: &Decoder<'_>) -> Option<Hidden> {
+    let (r_offset, r_type, target, usage) = if is_branch(insn) {
+        // In a section of several functions a call in last place may be a jump of two bytes (`mutex_lock` to its
+        // slow path, both in .sched.text).
+        let (r_type, size) = if is_short(insn) { (R_X86_64_PC8, 1) } else { (R_X86_64_PLT32, 4) };
+        (insn.next_ip().checked_sub(size)?, r_type, insn.near_branch_target(), Use::Branch)
+    } else if insn.is_ip_rel_memory_operand() {
+        let field = insn.ip() + decoder.get_constant_offsets(insn).displacement_offset() as u64;
+        (field, R_X86_64_PC32, insn.ip_rel_memory_address(), usage(insn, true))
+    } else {
+        return None;
+    };
+    Some(Hidden { r_offset, r_type, target: target as i64, bias: r_offset as i64 - insn.next_ip() as i64, usage })
 }
 
 /// Whether the field at `offset` is the displacement of a memory operand.
@@ -214,6 +269,7 @@ fn is_short(insn: &Instruction) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::elf::Reloc;
 
     fn text(bytes: &[u8]) -> Vec<String> {
         let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
@@ -261,8 +317,57 @@ mod tests {
     fn short_jumps() {
         let data = vec![0xeb, 0x01, 0x90, 0xc3];
         let section = Section { sh_size: 4, data, ..Section::default() };
-        let found = X86_64.hidden_branches(&section, &[(0, 2), (2, 4)]);
-        assert_eq!(found, [HiddenBranch { r_offset: 1, r_type: R_X86_64_PC8, target: 3, bias: -1 }]);
-        assert!(X86_64.hidden_branches(&section, &[(0, 4)]).is_empty());
+        let found = X86_64.hidden(&section, &[(0, 2), (2, 4)]).refs;
+        let usage = Use::Branch;
+        assert_eq!(found, [Hidden { r_offset: 1, r_type: R_X86_64_PC8, target: 3, bias: -1, usage }]);
+        assert!(X86_64.hidden(&section, &[(0, 4)]).refs.is_empty());
+    }
+
+    /// The address of a neighbour needs no relocation either (`rip_rel_ptr` of arch/x86/include/asm/asm.h); the field is not
+    /// the last one where an immediate follows. What leads out of the section is nothing that can be carried.
+    #[test]
+    fn hidden_addresses() {
+        // lea 2(%rip),%rax; ret; cmpb $1,-9(%rip); ret
+        let data = vec![0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xc3, 0x80, 0x3d, 0xf7, 0xff, 0xff, 0xff, 1, 0xc3];
+        let section = Section { sh_size: 16, data, ..Section::default() };
+        let found = X86_64.hidden(&section, &[(0, 8), (8, 16)]);
+        let hidden = |r_offset, target, bias, usage| Hidden { r_offset, r_type: R_X86_64_PC32, target, bias, usage };
+        assert_eq!(found.refs, [hidden(3, 9, -4, Use::Address), hidden(10, 6, -5, Use::Read)]);
+        assert!(found.unread.is_empty());
+        let section = Section { sh_size: 8, data: section.data[..8].to_vec(), ..Section::default() };
+        let found = X86_64.hidden(&section, &[(0, 7), (7, 8)]);
+        assert_eq!((found.refs.len(), found.unread), (0, vec![0]));
+    }
+
+    /// What stands behind an unknown byte is not read, and said to be; UDB is known, and what follows it is read.
+    #[test]
+    fn unknown_bytes() {
+        // A byte, call +1, ret; ret
+        let code = |byte| vec![byte, 0xe8, 0, 0, 0, 0, 0xc3];
+        let section = |byte| Section { sh_size: 7, data: code(byte), ..Section::default() };
+        let found = X86_64.hidden(&section(UDB), &[(0, 6), (6, 7)]);
+        assert_eq!((found.refs.len(), found.unread.len()), (1, 0));
+        let found = X86_64.hidden(&section(0x06), &[(0, 6), (6, 7)]);
+        assert_eq!((found.refs.len(), found.unread), (0, vec![0]));
+    }
+
+    /// The same comparison is an identity or an order, by which flags are read next.
+    #[test]
+    fn comparisons() {
+        let usage = |code: &[u8]| {
+            let reloc = Reloc { r_offset: 3, r_type: R_X86_64_32S, symbol: None, r_addend: 0 };
+            let data = code.to_vec();
+            let section = Section { sh_size: data.len() as u64, data, relocs: vec![reloc], ..Section::default() };
+            X86_64.sites(&section, &[(0, code.len() as u64)])[0].1.usage
+        };
+        // cmp $x,%rdi, then sete %al, setb %al, or mov $1,%eax and sbb %eax,%eax.
+        let compare = [0x48, 0x81, 0xff, 0, 0, 0, 0];
+        assert_eq!(usage(&[&compare[..], &[0x0f, 0x94, 0xc0]].concat()), Use::Compared(How::Same));
+        assert_eq!(usage(&[&compare[..], &[0x0f, 0x92, 0xc0]].concat()), Use::Compared(How::Order));
+        assert_eq!(usage(&[&compare[..], &[0xb8, 1, 0, 0, 0, 0x19, 0xc0]].concat()), Use::Compared(How::Order));
+        // sub $x,%rdi; mov x(%rdi),%rax; mov x(%rip),%rax.
+        assert_eq!(usage(&[0x48, 0x81, 0xef, 0, 0, 0, 0]), Use::Compared(How::Distance));
+        assert_eq!(usage(&[0x48, 0x8b, 0x87, 0, 0, 0, 0]), Use::Indexed);
+        assert_eq!(usage(&[0x48, 0x8b, 0x05, 0, 0, 0, 0]), Use::Read);
     }
 }

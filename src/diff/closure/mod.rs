@@ -6,8 +6,11 @@
 //! original's (its entry is redirected anyway), so that nothing in the kernel points into the module
 //! once it is gone; only direct branches and a function's own tables lead to the new code.
 
+mod doubt;
+mod given;
 mod refused;
 
+use super::alloc_tags;
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::btf_ids;
@@ -17,7 +20,8 @@ use super::verdict::{Diff, Elsewhere, Verdict};
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Place, SymbolId};
-use crate::error::{Reason, Refusal};
+use crate::error::Refusal;
+pub use doubt::asks_for_owners;
 
 /// Where a carried reference leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +81,10 @@ pub struct Closure {
     pub refs: Vec<CarriedRef>,
     /// Boot-time constants in carried code.
     pub runtime_consts: Vec<RuntimeConst>,
-    /// New functions whose addresses the carried code or data gives away, and what does it.
+    /// New functions and tables of functions whose addresses the carried code or data gives away, and what does it.
     pub given_away: Vec<(AtomId, AtomId)>,
+    /// Tables of functions whose addresses it gives away in the place of others that the kernel has.
+    pub held: Vec<AtomId>,
     /// Why some of it cannot travel.
     pub refusals: Vec<Refusal>,
 }
@@ -116,25 +122,6 @@ pub fn closure(diff: &Diff<'_>) -> Closure {
     walk.out
 }
 
-/// Whether something that travels uses a static local which could be one of several of the original's, so that it is
-/// worth asking debug information whose they are; or one that was taken to be the original's because it has its name and
-/// its users. A variable that was removed and one that was added may have both in common.
-pub fn asks_for_owners(diff: &Diff<'_>) -> bool {
-    let (side, tables) = (&diff.patched, &diff.new_tables);
-    let has_numbered_state = |target: &AtomId| {
-        side.atom(*target).kind == Kind::Data
-            && side.is_writable(*target)
-            && names::is_numbered(side.name(*target))
-            && diff.twins.backward.contains_key(target)
-    };
-    let parts = diff.carried_functions().into_keys().flat_map(|function| tables.all_parts(function));
-    let refs = parts.flat_map(|part| side.refs_of(part));
-    let mut targets = refs.filter_map(|r| if let Target::Atom(target, _) = r.target { Some(target) } else { None });
-    targets.any(|target| has_numbered_state(&target))
-        || !diff.twins.ambiguous.is_empty()
-            && closure(diff).refusals.iter().any(|refusal| refusal.reason == Reason::AmbiguousTwin)
-}
-
 struct Walk<'d, 'o> {
     diff: &'d Diff<'o>,
     carried: HashMap<AtomId, Verdict>,
@@ -161,6 +148,9 @@ impl Walk<'_, '_> {
     }
 
     fn follow(&mut self, atom: AtomId) {
+        if let Some(place) = self.side().unread.get(&atom) {
+            self.out.refusals.push(self.unread(atom, *place));
+        }
         let refs: Vec<Ref> = self.side().refs_of(atom).to_vec();
         for reference in refs {
             match self.dest(atom, &reference) {
@@ -169,6 +159,8 @@ impl Walk<'_, '_> {
                         self.take(target);
                         if self.gives_away(atom, &reference, target, offset) {
                             self.out.given_away.push((target, atom));
+                        } else if self.hands_out(atom, &reference, target) {
+                            self.hand_out(atom, target);
                         }
                     }
                     self.out.refs.push(CarriedRef { atom, reference, dest });
@@ -178,16 +170,6 @@ impl Walk<'_, '_> {
                 Err(refusal) => self.out.refusals.push(*refusal),
             }
         }
-    }
-
-    /// Whether this is the address of a new function, for somebody to call it by later.
-    fn gives_away(&self, from: AtomId, r: &Ref, target: AtomId, offset: i64) -> bool {
-        let tables = &self.diff.new_tables;
-        self.carried.get(&target) == Some(&Verdict::New)
-            && offset == self.symbol_offset(target)
-            && r.usage != Use::Branch
-            && self.side().atom(from).kind != Kind::Entry
-            && tables.whole(from) != target
     }
 
     fn is_gone_code(&self, id: AtomId) -> bool {
@@ -202,6 +184,9 @@ impl Walk<'_, '_> {
             Target::Symbol(id, addend) => return Ok(self.undefined(id, addend)),
             Target::Atom(target, offset) => (target, offset),
         };
+        if self.diff.makes_counters && alloc_tags::is_tag(side, from) && alloc_tags::is_counters(side, target) {
+            return Ok(Dest::Constant(0));
+        }
         match side.atom(target).kind {
             Kind::Function => self.function(from, r, target, offset),
             Kind::Data => self.data(from, r, target, offset),
@@ -260,6 +245,9 @@ impl Walk<'_, '_> {
         }
         if self.diff.elsewhere.contains_key(&target) {
             return Ok(self.elsewhere(r, target, offset));
+        }
+        if let Some(function) = self.leads_inside(target) {
+            return Err(self.old_body(from, r, target, function));
         }
         let constant = self.diff.twins.constants.contains_key(&target);
         if !constant

@@ -3,8 +3,8 @@
 //! In: the walk of [`closure`](super), where the reference stands and where it leads. Out: a refusal with the user's name, the thing's
 //! name and the way out.
 
-use super::Walk;
-use crate::diff::atoms::{AtomId, Ref};
+use super::{Walk, naming_offset};
+use crate::diff::atoms::{AtomId, Ref, Target};
 use crate::diff::btf_ids;
 use crate::error::{Reason, Refusal};
 
@@ -54,12 +54,56 @@ impl Walk<'_, '_> {
         )
     }
 
+    pub(super) fn unread(&self, function: AtomId, place: u64) -> Refusal {
+        let side = self.side();
+        let (name, section) = (side.name(function), side.section_name(function));
+        Refusal::new(
+            Reason::UnknownRelocation,
+            format!(
+                "`{name}` has an instruction that is not understood, and shares `{section}` with others: what it says of them \
+                 cannot be told"
+            ),
+            "change a function that calls it instead",
+        )
+        .symbol(name)
+        .at(section, place)
+    }
+
+    /// The changed function that the kernel's own datum leads into, past its entry, as a table of labels does: from there
+    /// on the old code would run.
+    pub(super) fn leads_inside(&self, target: AtomId) -> Option<AtomId> {
+        let (twins, original) = (&self.diff.twins, &self.diff.original);
+        let twin = *twins.backward.get(&target).or_else(|| twins.constants.get(&target))?;
+        original.refs_of(twin).iter().find_map(|r| {
+            let Target::Atom(part, offset) = r.target else { return None };
+            let whole = self.diff.old_tables.whole(part);
+            let is_inside = original.is_function(part) && (part != whole || offset != naming_offset(original, part));
+            twins.forward.get(&whole).copied().filter(|function| is_inside && self.carried.contains_key(function))
+        })
+    }
+
+    pub(super) fn old_body(&self, from: AtomId, r: &Ref, table: AtomId, function: AtomId) -> Box<Refusal> {
+        let side = self.side();
+        let (user, table, function) = (side.name(from), side.name(table), side.name(function));
+        Box::new(
+            Refusal::new(
+                Reason::DataChanged,
+                format!("`{user}` uses the kernel's `{table}`, which leads into the old code of `{function}`"),
+                format!("make `{table}` a `static const` table of `{function}` in the patch: then it travels along"),
+            )
+            .symbol(user)
+            .at(side.section_name(from), r.reloc.r_offset),
+        )
+    }
+
     pub(super) fn doubtful_end(&self, from: AtomId, r: &Ref, array: AtomId, next: AtomId) -> Refusal {
         let side = self.side();
+        let is_empty = side.atom(array).end == side.atom(array).start;
+        let what = if is_empty { "" } else { "the end of " };
         let (user, array, next) = (side.name(from), side.name(array), side.name(next));
         Refusal::new(
             Reason::AmbiguousTwin,
-            format!("`{user}` refers to the end of `{array}` or to `{next}`, which starts there: which cannot be told"),
+            format!("`{user}` refers to {what}`{array}` or to `{next}`, which starts there: which cannot be told"),
             format!("put what is new elsewhere in the file, so that no other variable is next to `{array}`"),
         )
         .symbol(user)

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use super::states::{self, State};
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::diff::closure::{Closure, Outside};
+use crate::diff::names;
 use crate::diff::special::Rule;
 use crate::diff::verdict::{Diff, FunctionVerdict, Verdict};
 use crate::elf::id::{HashMap, HashSet};
@@ -213,11 +214,13 @@ impl Builder<'_, '_> {
             self.text_section(id, section)
         } else {
             let merged = section.sh_flags & crate::elf::object::shf::MERGE != 0;
-            let key = (section.name.clone(), if merged { section.sh_entsize } else { 0 });
+            // A module's link gathers tags of allocations by the name that they are compiled with.
+            let name = if names::is_alloc_tag_section(&section.name) { "alloc_tags" } else { &section.name }.to_owned();
+            let key = (name, if merged { section.sh_entsize } else { 0 });
             match self.by_key.get(&key) {
                 Some(out) => *out,
                 None => {
-                    let out = self.new_section(section.name.clone(), section);
+                    let out = self.new_section(key.0.clone(), section);
                     self.by_key.insert(key, out);
                     out
                 }
