@@ -186,11 +186,13 @@ pub(super) fn resolve(
         let own: Arc<SymbolTable> =
             if unit.object == "vmlinux" { vmlinux.clone() } else { kernel.symbols(&unit.object)? };
         let depends = depends(kernel, unit, diff)?;
+        let symbols = |module: &String| Some((module.clone(), kernel.symbols(module).ok()?));
+        let theirs: BTreeMap<String, Arc<SymbolTable>> = depends.iter().filter_map(symbols).collect();
         // A module may use what the patch adds to vmlinux, unless it means its own by the name. Not the other way round.
         let mut linked = new_globals[unit.object.as_str()].clone();
         if unit.object != "vmlinux" {
-            let theirs = new_globals.get("vmlinux").into_iter().flatten();
-            linked.extend(theirs.filter(|name| own.global(name).is_none()).cloned());
+            let added = new_globals.get("vmlinux").into_iter().flatten();
+            linked.extend(added.filter(|name| own.global(name).is_none()).cloned());
         }
         let world = World {
             object: &unit.object,
@@ -200,7 +202,7 @@ pub(super) fn resolve(
             depends: &depends,
             new_globals: &linked,
             ibt: kernel.config().is_y("X86_KERNEL_IBT"),
-            kernel: Some(kernel),
+            theirs: &theirs,
         };
         let closure = diff::closure::closure(diff);
         let resolved = reloc::resolve(diff, &closure, &world);

@@ -1,6 +1,6 @@
 //! `klp-build diff ORIG.o PATCHED.o`: the verdict on two objects, and the patch object on request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -125,7 +125,7 @@ fn compare(opts: &Opts) -> Result<(Result<u8>, bool)> {
             depends: &depends,
             new_globals: &diff.new_global_names(),
             ibt: indirect::has_endbr(&original),
-            kernel: None,
+            theirs: &BTreeMap::new(),
         };
         let closure = closure::closure(&diff);
         let resolved = reloc::resolve(&diff, &closure, &world);

@@ -1,11 +1,12 @@
 //! One outside symbol -> the way it is resolved: exported, linked within the livepatch, livepatch, or refused.
 //!
 //! Rules in order; the first that fits decides. A local symbol is found in the table of the object it
-//! is in, by file group, neighbourhood or size. A global one: owned by the patched module, exported by vmlinux (ordinary
+//! is in, by file group, neighbourhood or (data only) size. A global one: owned by the patched module, exported by vmlinux (ordinary
 //! relocation, with its CRC), exported by another module the object already depends on, new in another unit of this
 //! patch, or global in vmlinux without an export. A module comes before vmlinux: its own definition is what its code uses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::diff::atoms::{AtomId, Side};
 use crate::diff::closure::Outside;
@@ -16,7 +17,6 @@ use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
-use crate::kernel::Kernel;
 use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
 use crate::kernel::symtab::{Binding, KernelSymbol, Kind, SymbolTable};
 use crate::kernel::symvers::Symvers;
@@ -38,8 +38,8 @@ pub struct World<'k> {
     pub new_globals: &'k BTreeSet<String>,
     /// The kernel tracks indirect branches (CONFIG_X86_KERNEL_IBT).
     pub ibt: bool,
-    /// The kernel itself, which has the tables of other modules; `None` when unknown.
-    pub kernel: Option<&'k Kernel>,
+    /// Symbols of the modules in `depends`, of those whose files are at hand.
+    pub theirs: &'k BTreeMap<String, Arc<SymbolTable>>,
 }
 
 /// How a symbol is resolved.
@@ -184,8 +184,8 @@ impl<'a> Classifier<'a> {
         if let Some(export) = export.filter(|e| e.object != "vmlinux") {
             if export.object == world.object || world.depends.contains(&export.object) {
                 // Without that module's table: the core finds it when it is the only one of its name, and else says so.
-                let theirs = world.kernel.and_then(|kernel| kernel.symbols(&export.object).ok());
-                let sympos = theirs.and_then(|theirs| global_position(&theirs, name, true)).unwrap_or(Ok(0));
+                let theirs = world.theirs.get(&export.object);
+                let sympos = theirs.and_then(|theirs| global_position(theirs, name, true)).unwrap_or(Ok(0));
                 return sympos.map(|p| livepatch(&export.object, p)).map_err(|n| self.ambiguous(name, n));
             }
             return Err(Box::new(
