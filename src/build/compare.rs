@@ -264,7 +264,7 @@ pub(super) fn depends(kernel: &Kernel, unit: &Unit, diff: &Diff<'_>) -> Result<B
             depends.insert(export.object.clone());
         }
     }
-    if let Some(path) = kernel.module_file(&unit.object) {
+    if let Some(path) = kernel.module_file(&unit.object)? {
         depends.extend(says_it_depends_on(path).with_context(|| {
             format!("failed to read from `{}` which modules `{}` depends on", path.display(), unit.object)
         })?);

@@ -59,7 +59,7 @@ pub fn module(kernel: &Kernel, candidate: &Candidate, notes: &mut Vec<String>) -
     }
     let mut unseen = BTreeSet::new();
     for ((object, symbol), positions) in &wanted(module, found) {
-        if object != "vmlinux" && kernel.module_file(object).is_none() {
+        if object != "vmlinux" && kernel.module_file(object)?.is_none() {
             unseen.insert(object.clone());
             continue;
         }

@@ -11,10 +11,11 @@ use super::abi::Abi;
 use super::compiler::Compiler;
 use super::config::Config;
 use super::configured::{self, Recipe};
+use super::module_files::ModuleFiles;
 use super::parts::{self, Parts, Problems};
 use super::release;
 use super::symvers::Symvers;
-use super::tree::{Kernel, find_modules, modules_of_build};
+use super::tree::Kernel;
 use crate::error::{Refusal, Refused};
 
 /// Where the kernel is, as far as the user said.
@@ -84,10 +85,10 @@ impl Kernel {
             Some(release) => release,
             None => read(&objdir.join("include/config/kernel.release"))?.trim().to_owned(),
         };
-        let built = if private.is_some() { None } else { modules_of_build(&objdir) };
-        let module_names = built.as_ref().map(|modules| modules.keys().cloned().collect());
+        let built = if private.is_some() { None } else { ModuleFiles::of_build(&objdir) };
+        let module_names = built.as_ref().map(|modules| modules.names().map(str::to_owned).collect());
         let module_files = match &parts.modules {
-            Some(dir) => find_modules(dir),
+            Some(dir) => ModuleFiles::below(dir),
             None => built.unwrap_or_default(),
         };
         Ok(Kernel {
@@ -105,6 +106,7 @@ impl Kernel {
             make_vars,
             symbol_source: facts.symbols,
             module_files,
+            running: parts.running,
             module_names,
             private,
             tables: Default::default(),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::cmd::normalize;
 use super::open::KernelRequest;
+use super::running::Running;
 
 /// What is wrong with the inputs, all of it: (what, what to do).
 #[derive(Debug, Default)]
@@ -61,6 +62,8 @@ pub(super) struct Parts {
     pub(super) modules: Option<PathBuf>,
     /// Release, when known before anything is prepared.
     pub(super) release: Option<String>,
+    /// What runs here, when this is to be it.
+    pub(super) running: Option<Running>,
 }
 
 /// The parts of a tree that is built or configured, in place or with `O=`.
@@ -87,6 +90,7 @@ pub(super) fn of_tree(request: &KernelRequest) -> Result<Parts> {
         // Objects of one configuration say nothing about another.
         built: (is_built && request.config.is_none()).then_some(objdir),
         headers: None,
+        running: None,
         source,
     })
 }

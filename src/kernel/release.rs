@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::open::KernelRequest;
 use super::parts::{Parts, Problems, source_tree, symbols_of_image};
+use super::running::Running;
 
 /// The parts of the installed kernel `release`, or of the running one.
 pub(super) fn of_release(request: &KernelRequest, release: Option<&str>) -> Result<Parts> {
@@ -107,6 +108,7 @@ fn find(request: &KernelRequest, root: &Path, release: &str, is_running: bool) -
             image,
             modules: request.modules.clone().or(modules),
             release: Some(release.to_owned()),
+            running: is_running.then(|| Running::below(root, request.image.is_none(), request.modules.is_none())),
         }),
         _ => Err(problems.into()),
     }

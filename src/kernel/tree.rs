@@ -15,8 +15,10 @@ use super::config::Config;
 use super::configured::Private;
 use super::elf_table;
 use super::image::Image;
+use super::module_files::ModuleFiles;
+use super::running::Running;
 use super::symtab::{Binding, SymbolTable};
-use super::symvers::{Symvers, module_name};
+use super::symvers::Symvers;
 use super::text_table::{self, TextTables};
 use super::unit::Unit;
 use super::units::{self, Build, Reach};
@@ -38,7 +40,8 @@ pub struct Kernel {
     pub(super) jobs: usize,
     pub(super) image: Option<PathBuf>,
     pub(super) symbol_source: PathBuf,
-    pub(super) module_files: HashMap<String, PathBuf>,
+    pub(super) module_files: ModuleFiles,
+    pub(super) running: Option<Running>,
     pub(super) module_names: Option<HashSet<String>>,
     pub(super) private: Option<Private>,
     pub(super) tables: Mutex<HashMap<String, Arc<SymbolTable>>>,
@@ -114,12 +117,21 @@ impl Kernel {
 
     /// Names of the modules that have files here.
     pub fn modules(&self) -> impl Iterator<Item = &str> {
-        self.module_files.keys().map(String::as_str)
+        self.module_files.names()
     }
 
-    /// The file of a module: `.ko`, perhaps compressed.
-    pub fn module_file(&self, name: &str) -> Option<&Path> {
-        self.module_files.get(name).map(PathBuf::as_path)
+    /// The file of a module: `.ko`, perhaps compressed; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When there are several, and nothing says which of them is loaded.
+    pub fn module_file(&self, name: &str) -> Result<Option<&Path>> {
+        self.module_files.file(name)
+    }
+
+    /// What runs on this machine, when this kernel was found as the one that does.
+    pub fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
     }
 
     /// The symbol table of `vmlinux` or of a module.
@@ -135,7 +147,7 @@ impl Kernel {
     fn read_symbols(&self, object: &str) -> Result<SymbolTable> {
         let path = &self.symbol_source;
         if object != "vmlinux" {
-            return match self.module_files.get(object) {
+            return match self.module_files.file(object)? {
                 Some(file) => elf_table::read_module(file),
                 None => bail!(
                     "failed to find module `{object}`: no `{object}.ko` beside the kernel; name its directory with --modules"
@@ -233,32 +245,4 @@ fn file_kind(path: &Path) -> Result<FileKind> {
 fn image_table(path: &Path) -> Result<SymbolTable> {
     kallsyms_image::read_table(&Image::read(path)?)
         .with_context(|| format!("failed to read symbols from `{}`", path.display()))
-}
-
-/// Module files below a directory, by module name.
-pub(super) fn find_modules(dir: &Path) -> HashMap<String, PathBuf> {
-    const SUFFIXES: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
-    walkdir::WalkDir::new(dir)
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| SUFFIXES.iter().any(|s| name.ends_with(s))))
-        .map(|entry| (module_name(&entry.file_name().to_string_lossy()), entry.into_path()))
-        .collect()
-}
-
-/// The modules that `modules.order` lists: name to file. Lines are `fs/ext4/ext4.o` since 6.3, and
-/// `fs/ext4/ext4.ko` or `kernel/fs/ext4/ext4.ko` before.
-pub(super) fn modules_of_build(objdir: &Path) -> Option<HashMap<String, PathBuf>> {
-    let text = std::fs::read_to_string(objdir.join("modules.order")).ok()?;
-    let file = |line: &str| {
-        let stem = line.strip_suffix(".o").or_else(|| line.strip_suffix(".ko")).unwrap_or(line);
-        let path = objdir.join(format!("{stem}.ko"));
-        match stem.strip_prefix("kernel/") {
-            Some(rest) if !path.exists() && objdir.join(format!("{rest}.ko")).exists() => {
-                objdir.join(format!("{rest}.ko"))
-            }
-            _ => path,
-        }
-    };
-    Some(text.lines().filter(|line| !line.is_empty()).map(|line| (module_name(line), file(line))).collect())
 }

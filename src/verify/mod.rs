@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::diff::atoms::{AtomId, Kind, Side};
 use crate::elf;
-use crate::error::{Reason, Refusal};
+use crate::error::{Reason, Refusal, Refused};
 use crate::kernel::image::Image;
 use crate::kernel::kcore::Kcore;
 use crate::kernel::{Kernel, codec};
@@ -175,12 +175,34 @@ pub fn load(kernel: &Kernel, object: &str) -> anyhow::Result<Option<Loaded>> {
         let table = kernel.symbols("vmlinux").context("failed to read the kernel's symbols")?;
         return match Kcore::open(path)? {
             Some(core) => Loaded::running(core, table, livepatches(kernel, path)?).map(Some),
-            None => Loaded::kernel(Image::read(path)?, table).map(Some),
+            None => {
+                let image = Image::read(path)?;
+                let wrong = kernel.running().and_then(|running| {
+                    let banner = evidence::banner(image.segments().map(|(_, bytes)| bytes));
+                    running.is_not_image(image.segments().map(|(_, bytes)| bytes), banner.as_deref())
+                });
+                wrong.map_or(Ok(()), |what| Err(not_what_runs(path, &what, "--image")))?;
+                Loaded::kernel(image, table).map(Some)
+            }
         };
     }
-    let Some(path) = kernel.module_file(object) else { return Ok(None) };
-    let read = || Loaded::module(&elf::read(&codec::plain(std::fs::read(path)?)?)?);
+    let Some(path) = kernel.module_file(object)? else { return Ok(None) };
+    let read = || {
+        let bytes = codec::plain(std::fs::read(path)?)?;
+        let wrong = kernel.running().and_then(|running| running.is_not_module(object, &bytes));
+        wrong.map_or(Ok(()), |what| Err(not_what_runs(path, &what, "--modules")))?;
+        Loaded::module(&elf::read(&bytes)?)
+    };
     read().with_context(|| format!("failed to read the module `{}`", path.display())).map(Some)
+}
+
+/// A file was changed since this machine loaded what runs.
+fn not_what_runs(path: &Path, what: &str, option: &str) -> anyhow::Error {
+    let message = format!("`{}` is not what this machine runs: {what}", path.display());
+    let advice = format!(
+        "boot what is installed, or load the module again; to build for the file all the same, name it with {option}"
+    );
+    Refused(vec![Refusal::new(Reason::ImageMismatch, message, advice)]).into()
 }
 
 /// Who has replaced functions of the kernel that runs: itself says so for this machine, and a copy's symbols tell of others.
