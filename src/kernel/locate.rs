@@ -38,6 +38,9 @@ pub struct UnitSymbols {
     pub locals: Vec<UnitSymbol>,
     /// Global and weak symbols.
     pub globals: Vec<UnitSymbol>,
+    /// Names of the functions in the order in which they are linked, one list for each kind of text (`.text`,
+    /// `.text.unlikely`, ...): the linker script may put each kind elsewhere.
+    pub functions: Vec<Vec<String>>,
 }
 
 /// One symbol that is looked for.
@@ -110,6 +113,7 @@ pub struct Locator<'a> {
     names: HashSet<&'a str>,
     /// The unit's own STT_FILE groups: one, or several when they cannot be told apart.
     groups: Vec<u32>,
+    unit: &'a UnitSymbols,
     is_module: bool,
 }
 
@@ -120,7 +124,7 @@ impl<'a> Locator<'a> {
         let overridden = |symbol: &UnitSymbol| symbol.weak && table.global(&symbol.name) == Some(Binding::Global);
         let globals = unit.globals.iter().filter(|symbol| !overridden(symbol));
         let names = unit.locals.iter().chain(globals).map(|symbol| symbol.name.as_str()).collect();
-        Locator { table, names, groups: own_groups(table, unit), is_module }
+        Locator { table, names, groups: own_groups(table, unit), unit, is_module }
     }
 
     /// Finds one symbol of the unit.
@@ -177,7 +181,8 @@ impl<'a> Locator<'a> {
     /// The only candidate in a run of the unit's symbols that also holds one that no other unit has.
     ///
     /// Such an anchor is needed: `__quirk.0` lies among names that other units have too. A candidate at the edge
-    /// of the run may be the first symbol of the next unit, so there the size must be right as well.
+    /// of the run may be the first symbol of the next unit, so there the size must be right as well, and a function
+    /// must be where the unit's order has it.
     fn best_neighbourhood(&self, candidates: &[u32], wanted: &Wanted<'_>) -> Option<u32> {
         let anchored: Vec<(u32, bool)> = candidates
             .iter()
@@ -191,7 +196,9 @@ impl<'a> Locator<'a> {
             })
             .collect();
         match anchored[..] {
-            [(index, enclosed)] => (enclosed || self.gap_is(index, wanted.size)).then_some(index),
+            [(index, enclosed)] => {
+                (enclosed || (self.gap_is(index, wanted.size) && self.is_in_order(index, wanted))).then_some(index)
+            }
             _ => None,
         }
     }
@@ -200,8 +207,7 @@ impl<'a> Locator<'a> {
     fn run(&self, index: u32) -> std::ops::Range<u32> {
         let ours = |i: &u32| {
             let name = self.symbol(*i).name.as_str();
-            let name = name.strip_prefix("__pfx_").or_else(|| name.strip_prefix("__cfi_")).unwrap_or(name);
-            self.names.contains(name)
+            self.names.contains(without_padding(name))
         };
         let start = (0..index).rev().take_while(ours).last().unwrap_or(index);
         let end = (index + 1..self.table.symbols.len() as u32).take_while(ours).last().unwrap_or(index);
@@ -210,6 +216,23 @@ impl<'a> Locator<'a> {
 
     fn symbol(&self, index: u32) -> &'a KernelSymbol {
         &self.table.symbols[index as usize]
+    }
+
+    /// Whether a function at the edge of a run lies beside the function that the unit has beside it, too.
+    fn is_in_order(&self, index: u32, wanted: &Wanted<'_>) -> bool {
+        if wanted.kind != Kind::Func {
+            return true;
+        }
+        // A function's own padding lies before it.
+        let function = |i: &u32| without_padding(&self.symbol(*i).name) == self.symbol(*i).name;
+        let before = (0..index).rev().find(function).map(|i| self.symbol(i).name.as_str());
+        let after = (index + 1..self.table.symbols.len() as u32).find(function).map(|i| self.symbol(i).name.as_str());
+        let is = |there: Option<&str>, here: Option<&String>| there.is_some() && there == here.map(String::as_str);
+        self.unit.functions.iter().any(|list| {
+            (0..list.len())
+                .filter(|at| list[*at] == wanted.name)
+                .any(|at| is(before, at.checked_sub(1).and_then(|at| list.get(at))) || is(after, list.get(at + 1)))
+        })
     }
 
     /// Whether the distance to the next symbol is the size and what alignment and call padding may add.
@@ -227,6 +250,11 @@ impl<'a> Locator<'a> {
             (Some(wanted), None) => self.table.room(index).is_none_or(|gap| wanted <= gap),
         }
     }
+}
+
+/// A function's name, also from the symbol of the padding or the type hash before it.
+fn without_padding(name: &str) -> &str {
+    name.strip_prefix("__pfx_").or_else(|| name.strip_prefix("__cfi_")).unwrap_or(name)
 }
 
 fn kind_fits(symbol: &KernelSymbol, wanted: Kind) -> bool {
@@ -268,134 +296,5 @@ fn own_groups(table: &SymbolTable, unit: &UnitSymbols) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn symbol(name: &str, address: u64, binding: Binding, kind: Kind, file: Option<u32>) -> KernelSymbol {
-        let size = file.map(|_| 16);
-        KernelSymbol { name: name.to_owned(), address, size, binding, kind, file, init: false }
-    }
-
-    fn func(name: &str, size: u64) -> UnitSymbol {
-        UnitSymbol { name: name.to_owned(), size, kind: Kind::Func, weak: false }
-    }
-
-    fn unit(file: &str, locals: &[&str], globals: &[&str]) -> UnitSymbols {
-        let list = |names: &[&str]| names.iter().map(|name| func(name, 16)).collect();
-        UnitSymbols { file: file.to_owned(), locals: list(locals), globals: list(globals) }
-    }
-
-    fn wanted(name: &str, binding: Binding) -> Wanted<'_> {
-        Wanted { name, binding, size: Some(16), kind: Kind::Func }
-    }
-
-    fn located(location: Location) -> (u32, u64, Evidence) {
-        match location {
-            Location::Located(located) => (located.index, located.sympos, located.by),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// A global that shares its name with locals gets its true position, not 0 (field survey, defect 15).
-    #[test]
-    fn global_among_locals() {
-        use Binding::{Global, Local};
-        let list = vec![symbol("event", 0, Local, Kind::Func, Some(0)), symbol("event", 16, Global, Kind::Func, None)];
-        let table = SymbolTable::new(list, vec!["a.c".to_owned()]);
-        let unit = unit("b.c", &[], &["event"]);
-        assert_eq!(located(table.locate(&unit, &wanted("event", Global), false)), (1, 2, Evidence::OnlyOne));
-    }
-
-    /// Same file name, same function name: the group's other locals decide; a foreign lone match is missing.
-    #[test]
-    fn file_groups() {
-        use Binding::Local;
-        let names = [("init", 0), ("alpha", 0), ("init", 1), ("beta", 1), ("lone", 2)];
-        let list: Vec<KernelSymbol> =
-            names.iter().enumerate().map(|(i, (n, f))| symbol(n, 16 * i as u64, Local, Kind::Func, Some(*f))).collect();
-        let files = ["main.c", "main.c", "other.c"].map(str::to_owned).to_vec();
-        let table = SymbolTable::new(list, files);
-        let unit = unit("main.c", &["init", "beta", "lone"], &[]);
-        assert_eq!(located(table.locate(&unit, &wanted("init", Local), false)), (2, 2, Evidence::FileGroup));
-        assert_eq!(table.locate(&unit, &wanted("lone", Local), false), Location::Missing);
-    }
-
-    /// Two groups that cannot be told apart give no answer rather than the first.
-    #[test]
-    fn twins_are_ambiguous() {
-        use Binding::Local;
-        let list = vec![symbol("init", 0, Local, Kind::Func, Some(0)), symbol("init", 16, Local, Kind::Func, Some(1))];
-        let table = SymbolTable::new(list, vec!["main.c".to_owned(); 2]);
-        let answer = table.locate(&unit("main.c", &["init"], &[]), &wanted("init", Local), false);
-        assert_eq!(answer, Location::Ambiguous { candidates: vec![0, 1] });
-    }
-
-    /// Without file symbols the neighbours decide, prefix symbols in between notwithstanding.
-    #[test]
-    fn neighbourhood() {
-        use Binding::Local;
-        let names = ["x", "show", "y", "__pfx_store", "store", "__pfx_show", "show", "probe", "z", "show"];
-        let list: Vec<KernelSymbol> =
-            names.iter().enumerate().map(|(i, n)| symbol(n, 16 * i as u64, Local, Kind::Func, None)).collect();
-        let table = SymbolTable::new(list, Vec::new());
-        let mine = unit("drv.c", &["store", "show", "probe"], &[]);
-        assert_eq!(located(table.locate(&mine, &wanted("show", Local), false)), (6, 2, Evidence::Neighbours));
-        let strangers = unit("drv.c", &["show"], &[]);
-        assert!(matches!(table.locate(&strangers, &wanted("show", Local), false), Location::Ambiguous { .. }));
-    }
-
-    /// A function that is shorter in the kernel than as compiled alone (a short jump) must not look like another
-    /// file's, which has more room. Of variables the size says enough.
-    #[test]
-    fn size_is_for_data() {
-        use Binding::{Global, Local};
-        let list = |kind| {
-            vec![
-                symbol("stranger", 0x1000, Global, kind, None),
-                symbol("helper", 0x1040, Local, kind, None),
-                symbol("mine", 0x1070, Global, kind, None),
-                symbol("other", 0x1090, Global, kind, None),
-                symbol("helper", 0x2000, Local, kind, None),
-                symbol("other2", 0x2040, Global, kind, None),
-            ]
-        };
-        let mine = unit("drv.c", &["helper"], &["mine"]);
-        let wanted = |kind| Wanted { name: "helper", binding: Local, size: Some(50), kind };
-        let functions = SymbolTable::new(list(Kind::Func), Vec::new());
-        let found = functions.locate(&mine, &wanted(Kind::Func), false);
-        assert_eq!(found, Location::Ambiguous { candidates: vec![1, 4] });
-        let data = SymbolTable::new(list(Kind::Object), Vec::new());
-        assert_eq!(located(data.locate(&mine, &wanted(Kind::Object), false)), (4, 2, Evidence::Size));
-    }
-
-    /// Around another unit's definition that overrides ours lie the other unit's symbols.
-    #[test]
-    fn overridden_weak_is_no_neighbour() {
-        use Binding::{Global, Local, Weak};
-        let list = |hook| {
-            let names = ["a0", "helper", "arch_hook", "a1", "b0", "helper", "b1", "mine"];
-            let all = names.iter().enumerate().map(|(i, name)| {
-                let binding = if *name == "helper" { Local } else { Global };
-                symbol(name, 16 * i as u64, if *name == "arch_hook" { hook } else { binding }, Kind::Func, None)
-            });
-            SymbolTable::new(all.collect(), Vec::new())
-        };
-        let mut mine = unit("generic.c", &["helper"], &["mine", "arch_hook"]);
-        mine.globals[1].weak = true;
-        let found = list(Global).locate(&mine, &wanted("helper", Local), false);
-        assert_eq!(found, Location::Ambiguous { candidates: vec![1, 5] });
-        // The weak one itself says where the unit is.
-        assert_eq!(located(list(Weak).locate(&mine, &wanted("helper", Local), false)), (1, 1, Evidence::Neighbours));
-    }
-
-    /// A weak definition that another unit overrides is said to be so: carrying our copy would be wrong.
-    #[test]
-    fn overridden_weak() {
-        let table = SymbolTable::new(vec![symbol("arch_hook", 0, Binding::Global, Kind::Func, None)], Vec::new());
-        let unit = unit("a.c", &[], &["arch_hook"]);
-        match table.locate(&unit, &wanted("arch_hook", Binding::Weak), false) {
-            Location::Located(located) => assert!(located.overridden),
-            other => panic!("{other:?}"),
-        }
-    }
-}
+#[path = "locate_tests.rs"]
+mod tests;

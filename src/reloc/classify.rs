@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::unit_symbols::unit_symbols;
 use crate::diff::atoms::{AtomId, Side};
 use crate::diff::closure::Outside;
 use crate::diff::names;
@@ -17,7 +18,7 @@ use crate::elf::klp::KlpSymbol;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
-use crate::kernel::locate::{Location, Locator, UnitSymbol, UnitSymbols, Wanted};
+use crate::kernel::locate::{Location, Locator, UnitSymbols, Wanted};
 use crate::kernel::symtab::{Binding, KernelSymbol, Kind, SymbolTable};
 use crate::kernel::symvers::Symvers;
 
@@ -350,24 +351,6 @@ pub fn already_defined(name: &str, by: Option<Binding>) -> Refusal {
         ),
     };
     Refusal::new(Reason::AlreadyDefined, message, advice).symbol(name)
-}
-
-/// What a unit defines, as the locator wants it.
-pub(crate) fn unit_symbols(object: &Object) -> UnitSymbols {
-    let mut unit = UnitSymbols::default();
-    for symbol in &object.symbols {
-        if symbol.st_type == stt::FILE && unit.file.is_empty() {
-            unit.file = symbol.name.clone();
-        }
-        if !matches!(symbol.place, Place::Section(_)) || !matches!(symbol.st_type, stt::FUNC | stt::OBJECT) {
-            continue;
-        }
-        let kind = if symbol.st_type == stt::FUNC { Kind::Func } else { Kind::Object };
-        let weak = symbol.st_bind == stb::WEAK;
-        let found = UnitSymbol { name: symbol.name.clone(), size: symbol.st_size, kind, weak };
-        if symbol.st_bind == stb::LOCAL { &mut unit.locals } else { &mut unit.globals }.push(found);
-    }
-    unit
 }
 
 /// The object's symbols that the kernel would know, by name, in the order of the file, as in a linked module's table.

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod classify;
 pub mod indirect;
+pub(crate) mod unit_symbols;
 
 pub use account::Account;
 pub use classify::{Resolution, World};

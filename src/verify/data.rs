@@ -12,7 +12,7 @@ use crate::elf::{Object, SymbolId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::locate::{Location, Locator, Wanted};
 use crate::kernel::symtab::{Binding, Kind};
-use crate::reloc::classify::unit_symbols;
+use crate::reloc::unit_symbols::unit_symbols;
 
 /// Checks every variable of the original that the closure refers to; how many were right, and what is wrong.
 pub fn sizes(original: &Object, closure: &Closure, loaded: &Loaded, evidence: &Evidence) -> (usize, Vec<Refusal>) {

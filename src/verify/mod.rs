@@ -31,7 +31,7 @@ use crate::error::{Reason, Refusal, Refused};
 use crate::kernel::image::Image;
 use crate::kernel::kcore::Kcore;
 use crate::kernel::{Kernel, codec};
-use crate::reloc::classify::unit_symbols;
+use crate::reloc::unit_symbols::unit_symbols;
 pub use endbr::Entry;
 pub use evidence::Evidence;
 pub use loaded::{Livepatches, Loaded, Memory};
