@@ -124,6 +124,8 @@ pub struct Side<'o> {
     pub patchable: HashSet<AtomId>,
     /// Writable data that an instruction reads or writes itself.
     pub(super) touched: HashSet<AtomId>,
+    /// By atom: what [`Side::is_private`] says. Asked for every reference.
+    pub(super) private: Vec<bool>,
     /// Code that shares its section and was not read to its end, and where that stops: it may lead to its neighbours.
     pub(super) unread: HashMap<AtomId, u64>,
     /// What could not be cut or read.
@@ -276,6 +278,15 @@ impl<'o> Side<'o> {
 
     /// Whether the datum is compared by content and carried as a copy.
     pub fn is_private(&self, id: AtomId) -> bool {
+        self.private[id.index()]
+    }
+
+    /// The same for all atoms, by their names and sections, once it is known what instructions touch.
+    pub(super) fn find_private(&self) -> Vec<bool> {
+        self.ids().map(|id| self.has_private_name(id)).collect()
+    }
+
+    fn has_private_name(&self, id: AtomId) -> bool {
         let atom = self.atom(id);
         match atom.kind {
             Kind::Function => false,

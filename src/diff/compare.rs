@@ -54,8 +54,8 @@ impl<'a, 'o> Compare<'a, 'o> {
         let (len_a, len_b) = (place_a.1 - start_a, place_b.1 - start_b);
         let bytes_a = self.original.bytes_between(a.section, place_a);
         let bytes_b = self.patched.bytes_between(b.section, place_b);
-        let refs_a = self.original.refs_between(a.section, place_a);
-        let refs_b = self.patched.refs_between(b.section, place_b);
+        let refs_a = refs_within(self.original, old, place_a);
+        let refs_b = refs_within(self.patched, new, place_b);
         let at = |original: u64, patched: u64, what: String| Some(Difference { original, patched, what });
 
         // Bytes first, outside of relocation fields, so that the reported place is the first in the code.
@@ -67,17 +67,23 @@ impl<'a, 'o> Compare<'a, 'o> {
                 })
                 .collect()
         };
-        let masked_a = fields(self.original, refs_a, start_a);
-        let masked_b = fields(self.patched, refs_b, start_b);
         // What has no bytes in the file (.bss) is zero in memory.
         let zeros = |len: u64| vec![0; len as usize];
         // Beside its references a tag has nothing but the line it is for.
         let are_tags = alloc_tags::is_tag(self.original, old) && alloc_tags::is_tag(self.patched, new);
+        let unmasked = |a: &[u8], b: &[u8]| {
+            let len = a.len().min(b.len());
+            if a[..len] == b[..len] {
+                return None;
+            }
+            let (fields_a, fields_b) = (fields(self.original, refs_a, start_a), fields(self.patched, refs_b, start_b));
+            first_unmasked_difference(a, b, &fields_a, &fields_b)
+        };
         let byte_difference = match (bytes_a.is_empty() && len_a > 0, bytes_b.is_empty() && len_b > 0) {
             _ if are_tags => None,
-            (true, false) => first_unmasked_difference(&zeros(len_b), bytes_b, &masked_a, &masked_b),
-            (false, true) => first_unmasked_difference(bytes_a, &zeros(len_a), &masked_a, &masked_b),
-            _ => first_unmasked_difference(bytes_a, bytes_b, &masked_a, &masked_b),
+            (true, false) => unmasked(&zeros(len_b), bytes_b),
+            (false, true) => unmasked(bytes_a, &zeros(len_a)),
+            _ => unmasked(bytes_a, bytes_b),
         };
         let mut ref_difference = None;
         for (ra, rb) in refs_a.iter().zip(refs_b) {
@@ -246,6 +252,12 @@ impl<'a, 'o> Compare<'a, 'o> {
     }
 }
 
+/// References in an atom's extent: known, unless it is more than the atom.
+fn refs_within<'s>(side: &'s Side<'_>, id: AtomId, extent: (u64, u64)) -> &'s [Ref] {
+    let atom = side.atom(id);
+    if (atom.start, atom.end) == extent { side.refs_of(id) } else { side.refs_between(atom.section, extent) }
+}
+
 fn symbol_name<'o>(side: &Side<'o>, id: SymbolId) -> &'o str {
     let symbol = side.object.symbol(id);
     debug_assert!(!matches!(symbol.place, Place::Section(_)) || symbol.st_type == 3 || symbol.st_size == 0);
@@ -264,9 +276,6 @@ fn text(bytes: &[u8]) -> String {
 /// The first offset at which two byte strings differ outside of the given fields.
 fn first_unmasked_difference(a: &[u8], b: &[u8], fields_a: &[(u64, u64)], fields_b: &[(u64, u64)]) -> Option<u64> {
     let len = a.len().min(b.len());
-    if a[..len] == b[..len] {
-        return None;
-    }
     let covered = |fields: &[(u64, u64)], at: u64| {
         let after = fields.partition_point(|(from, _)| *from <= at);
         after > 0 && fields[after - 1].1 > at

@@ -26,6 +26,7 @@ impl<'o> Side<'o> {
             treatments: object.sections.iter().map(Treatment::of).collect(),
             patchable: HashSet::default(),
             touched: HashSet::default(),
+            private: Vec::new(),
             unread: HashMap::default(),
             problems: Vec::new(),
             has_exit: false,
@@ -48,6 +49,7 @@ impl<'o> Side<'o> {
         let reads = side.refs.iter().flatten().filter(|r| r.usage.is_access());
         let data = reads.filter_map(|r| if let Target::Atom(id, _) = r.target { Some(id) } else { None });
         side.touched = data.filter(|id| side.atom(*id).kind == Kind::Data && side.is_writable(*id)).collect();
+        side.private = side.find_private();
         for (section, starts) in &prefixes {
             let found: Vec<AtomId> = starts.iter().filter_map(|at| side.find(*section, *at as i64)).collect();
             side.patchable.extend(found);

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
+
 use super::Options;
 use super::arch::Use;
 use super::atoms::{AtomId, Kind, Side, Target};
@@ -18,32 +20,35 @@ use super::verdict::{FunctionVerdict, Verdict};
 use crate::elf::id::HashMap;
 use crate::error::{Reason, Refusal};
 
+/// Functions that are compared one after the other; a unit has fewer, a whole kernel fifty thousand.
+const AT_ONCE: usize = 4096;
+
 /// The verdict on every function of both sides.
 pub fn verdicts(compare: &Compare<'_, '_>, old_tables: &Tables, new_tables: &Tables) -> Vec<FunctionVerdict> {
-    let (old, new) = (compare.original, compare.patched);
-    let mut out = Vec::new();
-    for id in functions(new).filter(|id| !new_tables.parent.contains_key(id)) {
-        let Some(twin) = compare.twins.backward.get(&id).copied() else {
-            out.push(FunctionVerdict {
-                name: new.name(id).to_owned(),
-                verdict: Verdict::New,
-                original: None,
+    let (old, new, twins) = (compare.original, compare.patched, compare.twins);
+    let whole: Vec<AtomId> = functions(new).filter(|id| !new_tables.parent.contains_key(id)).collect();
+    // What one function needs compared, others seldom do, so that each part may keep its own answers.
+    let parts = whole.par_chunks(AT_ONCE).flat_map_iter(|part| {
+        let compare = Compare::new(old, new, twins);
+        let verdict = move |id: AtomId| {
+            let Some(twin) = compare.twins.backward.get(&id).copied() else {
+                let name = new.name(id).to_owned();
+                return FunctionVerdict { name, verdict: Verdict::New, original: None, patched: Some(id), why: None };
+            };
+            let why = difference(&compare, old_tables, new_tables, twin, id);
+            FunctionVerdict {
+                name: old.name(twin).to_owned(),
+                verdict: if why.is_some() { Verdict::Changed } else { Verdict::Same },
+                original: Some(twin),
                 patched: Some(id),
-                why: None,
-            });
-            continue;
+                why,
+            }
         };
-        let why = difference(compare, old_tables, new_tables, twin, id);
-        out.push(FunctionVerdict {
-            name: old.name(twin).to_owned(),
-            verdict: if why.is_some() { Verdict::Changed } else { Verdict::Same },
-            original: Some(twin),
-            patched: Some(id),
-            why,
-        });
-    }
+        part.iter().copied().map(verdict)
+    });
+    let mut out: Vec<FunctionVerdict> = parts.collect();
     for id in functions(old).filter(|id| !old_tables.parent.contains_key(id)) {
-        if !compare.twins.forward.contains_key(&id) {
+        if !twins.forward.contains_key(&id) {
             out.push(FunctionVerdict {
                 name: old.name(id).to_owned(),
                 verdict: Verdict::Removed,

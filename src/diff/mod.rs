@@ -116,11 +116,14 @@ pub fn diff_with_owners<'o>(
     let mut data = data::changes(&compare, (&old_tables, &new_tables), &functions, &travelling, &mut refusals);
     registered::additions(&old, &new, &mut refusals);
     notes.extend(registered::removals(&old, &new));
-    strays::find(&compare, (&old_tables, &new_tables), &functions, &mut refusals);
+    let (strays, constants) = rayon::join(
+        || strays::find(&Compare::new(&old, &new, &twins), (&old_tables, &new_tables), &functions),
+        || constants::find(&Compare::new(&old, &new, &twins), (&old_tables, &new_tables)),
+    );
+    refusals.extend(strays);
     unread(&old, (&old_tables, &new_tables), &new, &functions, &mut refusals);
     alias::check(&compare, &mut refusals);
     btf_ids::changes(&old, &new, &mut refusals);
-    let constants = constants::find(&compare, (&old_tables, &new_tables));
     data.replaced = constants.replaced;
     if old.object.has_groups != new.object.has_groups {
         refusals.push(Refusal::new(

@@ -6,14 +6,15 @@
 use super::arch::{HiddenRefs, Site, Use};
 use super::atoms::{Ref, Side, Target};
 use crate::elf::object::{shf, stt};
-use crate::elf::{Place, Reloc, SectionId};
+use crate::elf::{Object, Place, Reloc, SectionId, SymbolId};
 
 impl Side<'_> {
     /// Resolves all relocations, then splits anonymous runs where references point into them.
     pub(super) fn resolve_references(&mut self) {
         let mut all = Vec::with_capacity(self.object.sections.len());
+        let section_symbols = section_symbols(self.object);
         for id in self.object.section_ids() {
-            all.push(self.raw_refs(id));
+            all.push(self.raw_refs(id, &section_symbols));
         }
         self.split_anonymous(&all);
         for (id, raw) in self.object.section_ids().zip(all) {
@@ -31,7 +32,7 @@ impl Side<'_> {
         }
     }
 
-    fn raw_refs(&mut self, id: SectionId) -> Vec<(Reloc, Site)> {
+    fn raw_refs(&mut self, id: SectionId, section_symbols: &[Option<SymbolId>]) -> Vec<(Reloc, Site)> {
         let section = self.object.section(id);
         let data_site = |r: &Reloc| Site { adjust: 0, usage: Use::Address, insn: r.r_offset };
         let mut out: Vec<(Reloc, Site)>;
@@ -63,10 +64,7 @@ impl Side<'_> {
                 })
                 .collect();
             if functions.len() > 1 {
-                let symbol = self.object.symbol_ids().find(|s| {
-                    let s = self.object.symbol(*s);
-                    s.st_type == stt::SECTION && s.place == Place::Section(id)
-                });
+                let symbol = section_symbols[id.index()];
                 let HiddenRefs { refs, unread } = self.arch.hidden(section, &functions);
                 for at in unread {
                     let function = self.find(id, at as i64);
@@ -149,4 +147,17 @@ impl Side<'_> {
         };
         Ref { reloc, target, usage: site.usage, insn: site.insn, adjust: site.adjust }
     }
+}
+
+/// The symbol that stands for each section, where it has one.
+fn section_symbols(object: &Object) -> Vec<Option<SymbolId>> {
+    let mut found = vec![None; object.sections.len()];
+    for id in object.symbol_ids() {
+        if let Place::Section(section) = object.symbol(id).place
+            && object.symbol(id).st_type == stt::SECTION
+        {
+            found[section.index()].get_or_insert(id);
+        }
+    }
+    found
 }

@@ -20,9 +20,9 @@ pub fn find(
     compare: &Compare<'_, '_>,
     (old_tables, tables): (&Tables, &Tables),
     functions: &[FunctionVerdict],
-    refusals: &mut Vec<Refusal>,
-) {
+) -> Vec<Refusal> {
     let (old, new) = (compare.original, compare.patched);
+    let mut refusals = Vec::new();
     let reached = reached(new);
     let changed: HashSet<AtomId> = functions
         .iter()
@@ -124,6 +124,7 @@ pub fn find(
     let mut left: Vec<AtomId> = before.into_values().flatten().filter(|id| is_left(id) && !is_changed(id)).collect();
     left.sort_unstable();
     refusals.extend(left.into_iter().map(|id| gone(old, id, old_tables)));
+    refusals
 }
 
 /// Whether the kernel may still read this when boot is over: an entry of a table that only the linker collects.

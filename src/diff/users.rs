@@ -30,6 +30,9 @@ pub(super) fn users_of(users: &Users, id: AtomId) -> &BTreeSet<String> {
 /// The users of everything that is `wanted`; a table's entry counts as the function it is about.
 pub(super) fn users(side: &Side<'_>, wanted: impl Fn(AtomId) -> bool) -> Users {
     let mut users = Users::default();
+    // Asked for every reference, ten times as often as there are atoms.
+    let is_wanted: Vec<bool> =
+        side.ids().map(|id| matches!(side.atom(id).kind, Kind::Data | Kind::Function) && wanted(id)).collect();
     for id in side.ids() {
         let user = match side.atom(id).kind {
             Kind::Function | Kind::Data => id,
@@ -42,9 +45,8 @@ pub(super) fn users(side: &Side<'_>, wanted: impl Fn(AtomId) -> bool) -> Users {
         let mut stem: Option<String> = None;
         for r in side.refs_of(id) {
             if let Target::Atom(target, _) = r.target
-                && matches!(side.atom(target).kind, Kind::Data | Kind::Function)
+                && is_wanted[target.index()]
                 && target != user
-                && wanted(target)
             {
                 let name = stem.get_or_insert_with(|| {
                     let name = names::stem(side.name(user));
