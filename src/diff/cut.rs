@@ -3,13 +3,13 @@
 //! In: an object's sections and symbols. Out: [`Side::atoms`], in order. Hard because not everything has a symbol: what
 //! lies between named things is an atom without a name, and is cut where references point into it.
 
-use super::arch::{self, Site};
-use super::atoms::{Atom, AtomId, Kind, Side, Target, Treatment};
+use super::arch;
+use super::atoms::{Atom, AtomId, Kind, Ref, Side, Target, Treatment};
 use super::entries;
 use super::special::Rule;
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
-use crate::elf::{Object, Place, Reloc, SectionId, SymbolId};
+use crate::elf::{Object, Place, SectionId, SymbolId};
 use crate::error::{Reason, Refusal};
 
 impl<'o> Side<'o> {
@@ -210,17 +210,17 @@ impl<'o> Side<'o> {
     }
 
     /// Cuts anonymous atoms at every place that a reference points to.
-    pub(super) fn split_anonymous(&mut self, all: &[Vec<(Reloc, Site)>]) {
+    pub(super) fn split_anonymous(&mut self, all: &[Vec<Ref>]) {
         let is_anonymous = |id: &AtomId| self.atom(*id).kind == Kind::Anonymous;
         let open: Vec<bool> = self.of_section.iter().map(|atoms| atoms.iter().any(is_anonymous)).collect();
         let mut cuts: Vec<Vec<u64>> = vec![Vec::new(); self.object.sections.len()];
         let from = self.object.sections.iter().map(|s| s.name.as_str());
-        for (from, (reloc, site)) in from.zip(all).flat_map(|(from, refs)| refs.iter().map(move |r| (from, r))) {
+        for (from, r) in from.zip(all).flat_map(|(from, refs)| refs.iter().map(move |r| (from, r))) {
             // A mark in the middle of something does not make two things of it.
             if from.starts_with(".discard.") {
                 continue;
             }
-            let Some(symbol) = reloc.symbol.map(|s| self.object.symbol(s)) else { continue };
+            let Some(symbol) = r.reloc.symbol.map(|s| self.object.symbol(s)) else { continue };
             if let Place::Section(id) = symbol.place
                 && open[id.index()]
             {
@@ -228,7 +228,7 @@ impl<'o> Side<'o> {
                 if self.object.section(id).name == ".altinstr_replacement" && from != ".altinstructions" {
                     continue;
                 }
-                let within = if symbol.st_type == stt::SECTION { reloc.r_addend + site.adjust } else { 0 };
+                let within = if symbol.st_type == stt::SECTION { r.reloc.r_addend + r.adjust } else { 0 };
                 let offset = symbol.st_value as i64 + within;
                 if let Ok(offset) = u64::try_from(offset) {
                     cuts[id.index()].push(offset);

@@ -4,6 +4,7 @@
 //! function that ftrace cannot redirect: a static one whose every use is a direct call is as good as
 //! inlined, so its callers change in its place; any other is refused.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
@@ -201,7 +202,7 @@ pub fn spread_unhookable(
 ) {
     let (old, new) = (compare.original, compare.patched);
     let sites_known = options.require_call_sites || has_call_sites(old, old_tables);
-    let callers = callers(new, new_tables);
+    let callers = LazyCell::new(|| callers(new, new_tables));
     let index: HashMap<AtomId, usize> =
         functions.iter().enumerate().filter_map(|(i, f)| Some((f.patched?, i))).collect();
     let mut work: Vec<usize> =

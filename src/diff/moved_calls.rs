@@ -105,33 +105,27 @@ fn is_pair(taking: &str, dropping: &str) -> bool {
 
 /// The functions of a unit that are not what they were.
 fn of_unit<'d>(diff: &'d Diff<'_>) -> Vec<Calls<'d>> {
-    let before = calls(&diff.original, &diff.old_tables);
-    let after = calls(&diff.patched, &diff.new_tables);
-    let of = |calls: &BTreeMap<AtomId, BTreeSet<String>>, id: Option<AtomId>| {
-        id.and_then(|id| calls.get(&id).cloned()).unwrap_or_default()
-    };
     let read = |f: &'d FunctionVerdict| Calls {
         name: &f.name,
         verdict: f.verdict,
-        before: of(&before, f.original),
-        after: of(&after, f.patched),
+        before: f.original.map(|id| calls(&diff.original, &diff.old_tables, id)).unwrap_or_default(),
+        after: f.patched.map(|id| calls(&diff.patched, &diff.new_tables, id)).unwrap_or_default(),
     };
     diff.functions.iter().filter(|f| f.verdict != Verdict::Same).map(read).collect()
 }
 
-/// Source names of what each function calls.
-fn calls(side: &Side<'_>, tables: &Tables) -> BTreeMap<AtomId, BTreeSet<String>> {
-    let mut out: BTreeMap<AtomId, BTreeSet<String>> = BTreeMap::new();
-    for id in side.ids().filter(|id| side.atom(*id).kind == Kind::Function) {
-        let whole = tables.whole(id);
-        for r in side.refs_of(id).iter().filter(|r| r.usage == Use::Branch) {
+/// Source names of what a function calls, its cold parts included.
+fn calls(side: &Side<'_>, tables: &Tables, whole: AtomId) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for part in tables.all_parts(whole).into_iter().filter(|id| side.atom(*id).kind == Kind::Function) {
+        for r in side.refs_of(part).iter().filter(|r| r.usage == Use::Branch) {
             let callee = match r.target {
                 Target::Atom(target, _) if tables.whole(target) == whole => continue,
                 Target::Atom(target, _) => side.name(tables.whole(target)),
                 Target::Symbol(symbol, _) => side.object.symbol(symbol).name.as_str(),
                 Target::Nothing(_) => continue,
             };
-            out.entry(whole).or_default().insert(names::stem(callee).into_owned());
+            out.insert(names::stem(callee).into_owned());
         }
     }
     out

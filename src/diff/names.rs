@@ -8,6 +8,10 @@ use std::borrow::Cow;
 /// The part of a symbol's name that a recompilation keeps: `count.5` -> `count`,
 /// `fill.isra.0` -> `fill.isra`, `x.llvm.123` -> `x`, `__UNIQUE_ID_ddebug_694.695` -> `__UNIQUE_ID_ddebug`.
 pub fn stem(name: &str) -> Cow<'_, str> {
+    // Most names are as in the source.
+    if memchr::memchr(b'.', name.as_bytes()).is_none() && !name.starts_with("__") {
+        return name.into();
+    }
     let name = name.split_once(".llvm.").map_or(name, |(stem, _)| stem);
     if name.starts_with("__UNIQUE_ID_") {
         return name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '.').into();

@@ -17,8 +17,8 @@ impl Side<'_> {
             all.push(self.raw_refs(id, &section_symbols));
         }
         self.split_anonymous(&all);
-        for (id, raw) in self.object.section_ids().zip(all) {
-            let mut refs: Vec<Ref> = raw.into_iter().map(|(reloc, site)| self.resolve(reloc, site)).collect();
+        for (id, mut refs) in self.object.section_ids().zip(all) {
+            refs.iter_mut().for_each(|r| r.target = self.target(r));
             if self.object.section(id).name == ".altinstructions" {
                 self.drop_empty_replacements(id, &mut refs);
             }
@@ -32,10 +32,15 @@ impl Side<'_> {
         }
     }
 
-    fn raw_refs(&mut self, id: SectionId, section_symbols: &[Option<SymbolId>]) -> Vec<(Reloc, Site)> {
+    /// The references of a section, sorted by offset; what they mean comes when all sections are cut.
+    fn raw_refs(&mut self, id: SectionId, section_symbols: &[Option<SymbolId>]) -> Vec<Ref> {
         let section = self.object.section(id);
         let data_site = |r: &Reloc| Site { adjust: 0, usage: Use::Address, insn: r.r_offset };
-        let mut out: Vec<(Reloc, Site)>;
+        let raw = |reloc: Reloc, site: Site| {
+            let (target, Site { usage, insn, adjust }) = (Target::Nothing(0), site);
+            Ref { reloc, target, usage, insn, adjust }
+        };
+        let mut out: Vec<Ref>;
         // The tests in .altinstr_aux are code like other; what is in .altinstr_replacement is cut by its table.
         let is_code = !section.name.starts_with(".altinstr") || section.name == ".altinstr_aux";
         if section.sh_flags & shf::EXECINSTR != 0 && is_code {
@@ -60,7 +65,8 @@ impl Side<'_> {
                     }
                     let fallback = if self.arch.is_pc_relative(r.r_type) { 4 } else { 0 };
                     let default = Site { adjust: fallback, usage: Use::Address, insn: r.r_offset };
-                    (r, sites.get(next).filter(|(offset, _)| *offset == r.r_offset).map_or(default, |(_, site)| *site))
+                    let found = sites.get(next).filter(|(offset, _)| *offset == r.r_offset);
+                    raw(r, found.map_or(default, |(_, site)| *site))
                 })
                 .collect();
             if functions.len() > 1 {
@@ -82,7 +88,7 @@ impl Side<'_> {
                         r_addend: hidden.target - base as i64 + hidden.bias,
                     };
                     let site = Site { adjust: -hidden.bias, usage: hidden.usage, insn: hidden.r_offset };
-                    out.push((reloc, site));
+                    out.push(raw(reloc, site));
                 }
             }
         } else {
@@ -97,11 +103,11 @@ impl Side<'_> {
                         site.adjust = 4;
                         site.usage = Use::Branch;
                     }
-                    (*r, site)
+                    raw(*r, site)
                 })
                 .collect();
         }
-        out.sort_by_key(|(r, _)| r.r_offset);
+        out.sort_by_key(|r| r.reloc.r_offset);
         out
     }
 
@@ -118,34 +124,23 @@ impl Side<'_> {
         }
     }
 
-    fn resolve(&self, reloc: Reloc, site: Site) -> Ref {
-        let target = match reloc.symbol {
-            None => Target::Nothing(reloc.r_addend),
-            Some(id) => {
-                let symbol = self.object.symbol(id);
-                match symbol.place {
-                    Place::Section(section) => {
-                        if let Some(atom) = self.of_symbol(id).filter(|_| symbol.st_type != stt::SECTION) {
-                            debug_assert_eq!(self.atom(atom).section, section);
-                            let offset = symbol.st_value as i64 - self.atom(atom).start as i64;
-                            let target = Target::Atom(atom, offset + reloc.r_addend + site.adjust);
-                            return Ref { reloc, target, usage: site.usage, insn: site.insn, adjust: site.adjust };
-                        }
-                        // A label means what lies at it, however far the addend leads: `"0123"[i - 20]` becomes `.LC0-20`,
-                        // which gas leaves so for merged sections (gas/write.c, adjust_reloc_syms).
-                        let base = symbol.st_value as i64;
-                        let offset = base + reloc.r_addend + site.adjust;
-                        let meant = if symbol.st_type == stt::SECTION { offset } else { base };
-                        match self.find(section, meant) {
-                            Some(atom) => Target::Atom(atom, offset - self.atom(atom).start as i64),
-                            None => Target::Symbol(id, reloc.r_addend),
-                        }
-                    }
-                    _ => Target::Symbol(id, reloc.r_addend),
-                }
-            }
-        };
-        Ref { reloc, target, usage: site.usage, insn: site.insn, adjust: site.adjust }
+    fn target(&self, r: &Ref) -> Target {
+        let Some(id) = r.reloc.symbol else { return Target::Nothing(r.reloc.r_addend) };
+        let symbol = self.object.symbol(id);
+        let Place::Section(section) = symbol.place else { return Target::Symbol(id, r.reloc.r_addend) };
+        let base = symbol.st_value as i64;
+        let offset = base + r.reloc.r_addend + r.adjust;
+        if let Some(atom) = self.of_symbol(id).filter(|_| symbol.st_type != stt::SECTION) {
+            debug_assert_eq!(self.atom(atom).section, section);
+            return Target::Atom(atom, offset - self.atom(atom).start as i64);
+        }
+        // A label means what lies at it, however far the addend leads: `"0123"[i - 20]` becomes `.LC0-20`,
+        // which gas leaves so for merged sections (gas/write.c, adjust_reloc_syms).
+        let meant = if symbol.st_type == stt::SECTION { offset } else { base };
+        match self.find(section, meant) {
+            Some(atom) => Target::Atom(atom, offset - self.atom(atom).start as i64),
+            None => Target::Symbol(id, r.reloc.r_addend),
+        }
     }
 }
 

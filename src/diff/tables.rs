@@ -47,7 +47,11 @@ impl Tables {
                     Some(function) => {
                         let function = tables.whole(function);
                         tables.owner.insert(*entry, function);
-                        tables.entries.entry(function).or_default().entry(name.clone()).or_default().push(*entry);
+                        let entries = tables.entries.entry(function).or_default();
+                        match entries.get_mut(name) {
+                            Some(list) => list.push(*entry),
+                            None => drop(entries.insert(name.clone(), vec![*entry])),
+                        }
                     }
                     None if is_about_no_function(side, *entry) => {}
                     None => tables.problems.push(
