@@ -84,7 +84,6 @@ fn collect(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, pro
         return Ok(refused(report));
     }
     let work = workdir::create(request.keep_tmp)?;
-    work.mark()?;
     if request.keep_tmp {
         report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
     }
