@@ -3,6 +3,8 @@
 //! The modules stand in the order the data flows; DESIGN.md has the same list with the reasons.
 
 #![forbid(unsafe_code)]
+// They panic when the stream takes nothing: `report::say` and `cli::put` do not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 pub mod build;
 pub mod check;

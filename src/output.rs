@@ -7,8 +7,40 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
+
+/// What was promised and is not written yet. Held while there is a file that has not yet its name.
+static PROMISED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Says that a file is there after the run only when this run wrote it: what an earlier one wrote goes by [`settle`] or [`stop`].
+pub fn promise(path: &Path) {
+    *promised() = Some(path.to_path_buf());
+}
+
+/// Removes what an earlier run wrote in the place of a promised file, unless the promise was kept.
+///
+/// # Errors
+///
+/// When it stays.
+pub fn settle() -> Result<()> {
+    promised().take().map_or(Ok(()), |path| remove(&path))
+}
+
+/// The same when no file is half written, and lets none begin: for a process that ends without returning from what it does.
+pub fn stop() -> MutexGuard<'static, Option<PathBuf>> {
+    let mut promised = promised();
+    if let Some(path) = promised.take() {
+        // There is nobody left to tell.
+        let _ = remove(&path);
+    }
+    promised
+}
+
+fn promised() -> MutexGuard<'static, Option<PathBuf>> {
+    PROMISED.lock().unwrap_or_else(|poison| poison.into_inner())
+}
 
 /// Writes a file, by way of another one beside it.
 ///
@@ -23,21 +55,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
             Ok(_) => fs::canonicalize(path)?,
             Err(_) => path.to_path_buf(),
         };
+        let mut promised = promised();
         let mut file = tempfile::Builder::new().prefix(".klp-build-").tempfile_in(folder(&target))?;
         file.write_all(bytes)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
         file.persist(&target)?;
+        promised.take_if(|there| *there == path);
         Ok(())
     };
     write().with_context(|| format!("failed to write `{}`", path.display()))
 }
 
-/// Removes what an earlier run wrote there, if it did.
-///
-/// # Errors
-///
-/// When it stays.
-pub fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path) -> Result<()> {
     if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
         return Ok(());
     }

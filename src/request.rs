@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::elf::klp::MAX_OBJECT_NAME;
 use crate::kernel::KernelRequest;
+use crate::patch::Problems;
 
 /// What the module replaces, as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Request {
     pub carry_tables: bool,
     /// Types whose layout may change: `struct foo`, or only `foo`.
     pub allow_layout_change: Vec<String>,
+    /// Note where each reference goes.
+    pub debug: bool,
     /// Stop when it is known what would be in the module, and make none.
     pub no_link: bool,
     /// Key and certificate to sign with, in place of the kernel's own.
@@ -54,16 +57,31 @@ pub struct Request {
 }
 
 impl Request {
-    /// Checks what concerns the patches and the output.
+    /// Checks what concerns the patches, the output (a directory for each of several kernels) and the key.
     ///
     /// # Errors
     ///
-    /// All problems at once, one a line.
-    pub fn check(&self) -> Result<()> {
+    /// All problems at once.
+    pub fn check(&self, several: bool) -> Result<()> {
         let mut problems = Vec::new();
         for patch in &self.patches {
-            if !patch.is_file() {
+            // Also a pipe is a patch: `<(git show)`.
+            if patch.is_dir() {
+                problems.push(format!("failed to read the patch `{}`: it is a directory", patch.display()));
+            } else if patch.as_os_str() != "-" && !patch.exists() {
                 problems.push(format!("failed to find the patch `{}`", patch.display()));
+            }
+        }
+        if !several && self.output.is_dir() {
+            problems.push(format!("failed to write `{}`: it is a directory", self.output.display()));
+        }
+        if let Some((key, certificate)) = &self.sign {
+            // The kernel's tool also takes a key by its PKCS #11 address.
+            let is_address = key.to_str().is_some_and(|key| key.starts_with("pkcs11:"));
+            for (path, what) in [(Some(key).filter(|_| !is_address), "key"), (Some(certificate), "certificate")] {
+                if let Some(path) = path.filter(|path| !path.is_file()) {
+                    problems.push(format!("failed to find the {what} `{}` to sign with", path.display()));
+                }
             }
         }
         if let Some(parent) = self.output.parent().filter(|p| !p.as_os_str().is_empty())
@@ -71,10 +89,7 @@ impl Request {
         {
             problems.push(format!("failed to find the output directory `{}`", parent.display()));
         }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        bail!(problems.join("\n"))
+        if problems.is_empty() { Ok(()) } else { Err(Problems(problems).into()) }
     }
 }
 
@@ -87,12 +102,13 @@ pub fn name_module(patches: &[PathBuf], output: Option<&Path>) -> Result<(String
     if let Some(output) = output {
         let stem = output.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".ko"));
         let Some(stem) = stem.filter(|s| !s.is_empty()) else {
-            bail!("failed to name the module: `{}` does not end in `.ko`", output.display());
+            let shown = output.display();
+            bail!("failed to name the module: `{shown}` is not NAME.ko");
         };
         return Ok((clean(stem), output.to_path_buf()));
     }
     let base = match patches {
-        [one] => one.file_stem().and_then(|s| s.to_str()).unwrap_or("patch").to_owned(),
+        [one] if !is_stream(one) => one.file_stem().and_then(|s| s.to_str()).unwrap_or("patch").to_owned(),
         _ => "patch".to_owned(),
     };
     let name = clean(&format!("livepatch-{base}"));
@@ -106,6 +122,14 @@ fn clean(name: &str) -> String {
     name.chars().map(legal).take(MAX_OBJECT_NAME).collect()
 }
 
+/// Standard input and what a shell makes of `<(git show)` (`/dev/fd/63`): their names say nothing of what is in them.
+fn is_stream(patch: &Path) -> bool {
+    patch == Path::new("-")
+        || patch == Path::new("/dev/stdin")
+        || patch.starts_with("/dev/fd")
+        || patch.starts_with("/proc")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +140,9 @@ mod tests {
         let of = |patch: &str| name_module(&[PathBuf::from(patch)], None).unwrap().0;
         assert_eq!(of("dir/fix a.b.patch"), "livepatch-fix-a-b");
         assert_eq!(of(&format!("{}.patch", "x".repeat(80))).len(), MAX_OBJECT_NAME);
+        assert_eq!([of("-"), of("/dev/fd/63"), of("/dev/stdin")], ["livepatch-patch"; 3]);
+        assert_eq!(of("/dev/shm/fix.patch"), "livepatch-fix");
+        assert!(name_module(&[], Some(Path::new("/tmp/.ko"))).is_err());
         assert_eq!(name_module(&[], Some(Path::new("/tmp/my.ko"))).unwrap().0, "my");
         assert!(name_module(&[], Some(Path::new("/tmp/my.o"))).is_err());
     }

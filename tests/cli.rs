@@ -401,3 +401,78 @@ error: failed to read `[..]/tree/.config`: No such file or directory (os error 2
         .into(),
     );
 }
+
+/// A stream that takes nothing is no bug of ours: nothing panics; what standard error cannot say is lost, what standard output
+/// cannot take is an error.
+#[test]
+fn full_streams() {
+    let (work, before, after) = objects_of("data-changed");
+    let full = || fs::File::options().write(true).open("/dev/full").expect("it is there");
+    let diff = || {
+        let mut command = std::process::Command::new(cargo_bin!("klp-build"));
+        command.arg("diff").args([&before, &after]);
+        command
+    };
+    let status = diff().stderr(full()).stdout(std::process::Stdio::null()).status().expect("it runs");
+    assert_eq!(status.code(), Some(1));
+    // The reader left, as `head -1` does.
+    let gone = || std::io::pipe().expect("a pipe").1;
+    assert_eq!(diff().stderr(gone()).stdout(std::process::Stdio::null()).status().expect("it runs").code(), Some(1));
+    for arguments in [&["diff", "--json"][..], &["--help"], &["completions", "man"]] {
+        let mut command = std::process::Command::new(cargo_bin!("klp-build"));
+        command.args(arguments).stdout(gone());
+        if arguments[0] == "diff" {
+            command.args([&before, &before]);
+        }
+        let output = command.output().expect("it runs");
+        let status = if arguments[0] == "--help" { 0 } else { 2 };
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(status), &b""[..]), "{arguments:?}");
+    }
+    for arguments in [["completions", "bash"], ["completions", "man"], ["cache", "show"], ["cache", "--json"]] {
+        let mut command = std::process::Command::new(cargo_bin!("klp-build"));
+        let output =
+            command.args(arguments).env("XDG_CACHE_HOME", work.path()).stdout(full()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: failed to write to standard output\n"), "{arguments:?}: {said}");
+    }
+}
+
+/// With `--json` there is a document also where an error ends the run, or the line is wrong.
+#[test]
+fn json_of_failures() {
+    let failed = |arguments: &[&str]| -> Vec<String> {
+        let output = klp_build().args(arguments).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((&report["schema"], &report["outcome"]), (&1.into(), &"failed".into()), "{arguments:?}");
+        report["error"].as_array().expect("texts").iter().map(ToString::to_string).collect()
+    };
+    assert!(failed(&["diff", "--json", "no.o", "no.o"])[0].contains("failed to read `no.o`"));
+    assert!(failed(&["--json", "no.patch"])[0].contains("failed to find the patch `no.patch`"));
+    assert!(failed(&["inspect", "--json", "no.ko"])[0].contains("failed to read `no.ko`"));
+    assert!(failed(&["--json"])[0].contains("<PATCH>"));
+}
+
+/// Each of several problems is marked as one, and a subcommand that was taken for a patch is recognized.
+#[test]
+fn several_problems() {
+    let work = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(work.path().join("d.ko")).expect("writable");
+    let run = |arguments: &[&str]| klp_build().current_dir(work.path()).args(arguments).assert().code(2);
+    run(&["-o", "d.ko", "--sign-key", "nope", "--sign-cert", "d.ko", "one.patch", "d.ko"]).stderr_eq(str![[r#"
+error: failed to find the patch `one.patch`
+error: failed to read the patch `d.ko`: it is a directory
+error: failed to write `d.ko`: it is a directory
+error: failed to find the key `nope` to sign with
+error: failed to find the certificate `d.ko` to sign with
+
+"#]]);
+    run(&["-v", "diff", "d.ko", "d.ko"]).stderr_eq(str![[r#"
+error: failed to find the patch `diff`
+error: failed to read the patch `d.ko`: it is a directory
+error: failed to read the patch `d.ko`: it is a directory
+  options of `diff` stand behind its name: klp-build diff [OPTIONS] ...
+
+"#]]);
+}

@@ -160,6 +160,9 @@ pub(super) fn verify(
         }
     }
     report.verified = Some(verified);
+    if verified == 0 {
+        return Ok(());
+    }
     let is = if verified == 1 { "function is" } else { "functions are" };
     report.notes.push(format!("verified: {verified} {is} in the kernel as compiled here"));
     Ok(())
@@ -223,6 +226,9 @@ pub(super) fn resolve(
             return Err(anyhow!("the account of `{}` does not add up: {:?}", unit.target.display(), resolved.account));
         }
         report.account.add(&resolved.account);
+        if request.debug {
+            report.list(&unit.object, reloc::account::list(diff, &closure, &resolved));
+        }
         let mut patch = emit::patch_object::build(diff, &closure, &resolved);
         for (here, elsewhere) in &diff.elsewhere {
             let Elsewhere::Moved { from, original } = elsewhere else { continue };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -23,8 +24,18 @@ use crate::request::{Replace, Request};
 pub(super) fn read_patches(paths: &[PathBuf]) -> Result<Vec<patch::FilePatch>> {
     let mut all = Vec::new();
     for path in paths {
-        let text = fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
-        all.extend(patch::parse(&text, &path.display().to_string())?);
+        let (text, name) = match path.as_os_str() == "-" {
+            true => {
+                let mut text = Vec::new();
+                std::io::stdin().read_to_end(&mut text).context("failed to read the patch from standard input")?;
+                (text, "standard input".to_owned())
+            }
+            false => {
+                let name = path.display().to_string();
+                (fs::read(path).with_context(|| format!("failed to read `{name}`"))?, name)
+            }
+        };
+        all.extend(patch::parse(&text, &name)?);
     }
     Ok(all)
 }
@@ -47,6 +58,17 @@ pub(super) fn replace_mode(asked: Replace, kernel: &Kernel, refusals: &mut Vec<R
         (Replace::Nothing, Has::Boolean) | (_, Has::None)
             if asked != Replace::Set(0) && !matches!(asked, Replace::Set(_)) =>
         {
+            ReplaceMode::Nothing
+        }
+        (Replace::Set(set), Has::None) => {
+            refusals.push(Refusal::new(
+                Reason::KernelLacks,
+                format!(
+                    "replace set {set} was asked for, but this kernel's `struct klp_patch` has neither `replace_set` nor \
+                     `replace`: a livepatch there replaces no other"
+                ),
+                "leave out -s, or use a kernel with replace sets",
+            ));
             ReplaceMode::Nothing
         }
         (Replace::Set(set), _) => {

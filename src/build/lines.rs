@@ -152,7 +152,7 @@ fn place(before: &[Line], after: &[Line], patches: &[FilePatch]) -> Option<Sourc
     .filter(|place| place.original.is_some() || place.patched.is_some())
 }
 
-/// `fix.patch:12: @@ -40 +40 @@`, for the hunk whose changed lines the line is one of, or near.
+/// `fix.patch:12: @@ -40,7 +40,8 @@`, for the hunk whose changed lines the line is one of, or near.
 fn hunk_of(line: &Line, patches: &[FilePatch], slack: usize) -> Option<String> {
     let files = patches.iter().filter(|patch| Path::new(&line.file) == patch.path);
     for file in files {
@@ -160,7 +160,7 @@ fn hunk_of(line: &Line, patches: &[FilePatch], slack: usize) -> Option<String> {
             let (first, last) = hunk.changed_old_lines();
             let at = line.line as usize;
             if at + slack >= first && at <= last + slack {
-                return Some(format!("{}:{}: @@ -{} +{} @@", file.patch, hunk.line, hunk.old_start, hunk.new_start));
+                return Some(format!("{}:{}: {}", file.patch, hunk.line, hunk.range()));
             }
         }
     }

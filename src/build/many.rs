@@ -31,7 +31,7 @@ pub struct Built {
 /// For what is wrong with all: patches that cannot be read, an output directory that is not there.
 pub fn many(requests: &[Request], progress: &Progress) -> Result<Vec<Built>> {
     let Some(first) = requests.first() else { return Ok(Vec::new()) };
-    first.check()?;
+    first.check(requests.len() > 1)?;
     progress.step("reading the patch");
     let patches = inputs::read_patches(&first.patches)?;
     let lanes = first.jobs.clamp(1, requests.len());
@@ -145,6 +145,7 @@ mod tests {
             keep_tmp: false,
             no_verify: false,
             explain: false,
+            debug: false,
             carry_tables: false,
             allow_layout_change: Vec::new(),
             no_link: false,

@@ -19,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use crate::compile::run;
 use crate::elf::{self, Object};
 use crate::emit;
 use crate::emit::init::ReplaceMode;
@@ -40,7 +41,7 @@ pub use many::{Built, many};
 ///
 /// For broken input, I/O, and failed tools ([`crate::error::ToolFailure`]); a "no" is in the report.
 pub fn build(request: &Request, progress: &Progress) -> Result<Report> {
-    request.check()?;
+    request.check(false)?;
     progress.step("reading the patch");
     let patches = inputs::read_patches(&request.patches)?;
     progress.step("reading the kernel tree");
@@ -84,9 +85,10 @@ fn collect(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, pro
         return Ok(refused(report));
     }
     let work = workdir::create(request.keep_tmp)?;
-    work.mark()?;
     if request.keep_tmp {
-        report.notes.push(format!("the work directory is kept: `{}`", work.path().display()));
+        // At once: whoever asks for it wants to look at what fails.
+        progress.note(&format!("the work directory is kept: `{}`", work.path().display()));
+        report.work_directory = Some(work.path().display().to_string());
     }
     let bench = inputs::Workbench { kernel, applied: &applied, request, work: work.path(), progress };
     outside::look(bench, &outside, &mut report)?;
@@ -148,6 +150,9 @@ fn collect(kernel: &Kernel, patches: &[patch::FilePatch], request: &Request, pro
     let module = module::make_module(kernel, request, &plan, replace, objtool, work.path(), &mut report)?;
     if !report.refusals.is_empty() {
         return Ok(refused(report));
+    }
+    if run::interrupted() {
+        bail!("interrupted");
     }
     let (module, signed) = module::sign_module(kernel, request, module, work.path())?;
     module::write_module(&request.output, &module)?;

@@ -6,6 +6,7 @@
 
 pub mod live;
 pub mod loaded;
+mod loader;
 mod module;
 pub mod peers;
 
@@ -16,7 +17,8 @@ use crate::error::{Reason, Refusal};
 use crate::inspect::Inspection;
 use crate::kernel::Kernel;
 
-pub use module::{built_for, module};
+pub use loader::built_for;
+pub use module::module;
 
 /// Whether the kernel would say no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,20 +4,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::kernel::Kernels;
 use super::{many, print, status};
 use crate::kernel::KernelRequest;
-use crate::report::human;
 use crate::report::progress::Progress;
+use crate::report::{human, say};
 use crate::request::{Replace, Request, name_module};
+
+/// The steps of upstream's tool, by number and by name.
+const STEPS: [&str; 10] = ["1", "2", "3", "4", "5", "orig", "patched", "checksum", "diff", "kmod"];
 
 /// What to build, for which kernel.
 #[derive(Debug, Args)]
 pub(super) struct Opts {
-    /// Patches, applied in this order (git or plain unified diffs, -p1).
+    /// Patches, applied in this order (git or plain unified diffs, -p1); `-` is standard input.
     #[arg(value_name = "PATCH", required = true)]
-    patches: Vec<PathBuf>,
+    pub(super) patches: Vec<PathBuf>,
 
     /// For each changed function, show the first difference, its source line, and the hunk it comes from.
     #[arg(short = 'f', long)]
@@ -37,24 +41,19 @@ pub(super) struct Opts {
     /// Say what is being done.
     #[arg(short, long)]
     verbose: bool,
-    /// Say where every reference went, too.
+    /// Say where every reference of the new code went, too.
     #[arg(short, long)]
     debug: bool,
     /// Accepted for upstream's sake: originals are always taken from the cache when they are in it.
-    #[arg(short = 'S', long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=5))]
-    short_circuit: Option<u8>,
+    #[arg(short = 'S', long, value_name = "STEP", value_parser = PossibleValuesParser::new(STEPS), hide_possible_values = true)]
+    short_circuit: Option<String>,
     /// Keep the private work directory, and say where it is.
     #[arg(short = 'T', long)]
     keep_tmp: bool,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 
-    #[command(flatten)]
-    kernel: Kernels,
-    /// Do not check the compiled original against the image.
-    #[arg(long, help_heading = "Kernel")]
-    no_verify: bool,
     /// Let a changed constant table travel with every function that reads it, where only functions do.
     #[arg(long)]
     carry_tables: bool,
@@ -66,7 +65,7 @@ pub(super) struct Opts {
     #[arg(long, hide = true)]
     no_link: bool,
     /// A compiler launcher: ccache, sccache, icecc, distcc.
-    #[arg(long, value_name = "COMMAND", help_heading = "Kernel")]
+    #[arg(long, value_name = "COMMAND")]
     launcher: Option<String>,
     /// Private key to sign the module with [default: the kernel's own, where there is one].
     #[arg(long, value_name = "FILE", requires = "sign_cert")]
@@ -74,6 +73,13 @@ pub(super) struct Opts {
     /// Certificate that belongs to the key.
     #[arg(long, value_name = "FILE", requires = "sign_key")]
     sign_cert: Option<PathBuf>,
+
+    // Behind all others: their heading is that of what follows, too.
+    #[command(flatten)]
+    kernel: Kernels,
+    /// Do not check the compiled original against the image.
+    #[arg(long)]
+    no_verify: bool,
 }
 
 /// Builds, prints, and gives the exit status.
@@ -81,7 +87,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let mut requests = requests(opts)?;
     let progress = Progress::new(opts.verbose || opts.debug, opts.json && !opts.verbose);
     if opts.short_circuit.is_some() && opts.verbose {
-        eprintln!("note: -S has no effect: what did not change is never done again");
+        say("note: -S has no effect: what did not change is never done again");
     }
     if requests.len() > 1 {
         let built = crate::build::many(&requests, &progress);
@@ -90,6 +96,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             json: opts.json,
             verbose: opts.verbose || opts.debug,
             explain: opts.show_first_changed && !opts.json,
+            debug: opts.debug,
         };
         return many::print(&built?, how);
     }
@@ -97,10 +104,10 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     progress.done();
     let report = report?;
     if opts.debug {
-        eprintln!("account: {}", serde_json::to_string(&report.account)?);
+        let _ = human::references(&report, &mut std::io::stderr().lock());
     }
     if opts.show_first_changed && !opts.json {
-        human::first_changed(&report, &mut std::io::stderr().lock())?;
+        let _ = human::first_changed(&report, &mut std::io::stderr().lock());
     }
     print(&report, opts.json, opts.verbose || opts.debug, status::UNCHANGED)
 }
@@ -130,6 +137,7 @@ fn request(opts: &Opts, kernel: KernelRequest, name: &str, output: &Path) -> Req
         carry_tables: opts.carry_tables,
         explain: opts.show_first_changed,
         allow_layout_change: opts.allow_layout_change.clone(),
+        debug: opts.debug,
         no_link: opts.no_link,
         sign: opts.sign_key.clone().zip(opts.sign_cert.clone()),
     }

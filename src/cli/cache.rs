@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::status;
+use super::{document, put, status};
 use crate::compile::{ObjectCache, size};
 use crate::kernel::trees::{self, Trees};
+use crate::report::SCHEMA;
 
 /// What to do with the cache.
 #[derive(Debug, Args)]
@@ -21,7 +22,7 @@ pub(super) struct Opts {
     what: Option<What>,
     /// Print it as JSON (docs/json.md).
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -40,6 +41,7 @@ enum What {
 
 #[derive(Serialize)]
 struct Shown<'a> {
+    schema: u32,
     objects: Objects<'a>,
     trees: Kept<'a>,
 }
@@ -85,6 +87,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     }
     let (held, kept) = (objects.usage(), trees.usage());
     let shown = Shown {
+        schema: SCHEMA,
         objects: Objects {
             directory: objects.dir(),
             entries: held.entries,
@@ -93,18 +96,18 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         },
         trees: Kept { directory: trees.dir(), entries: kept.entries, bytes: kept.bytes, limit_entries: trees::LIMIT },
     };
-    let mut out = std::io::stdout().lock();
     if opts.json {
-        serde_json::to_writer_pretty(&mut out, &shown)?;
-        writeln!(out)?;
+        document(&shown)?;
     } else {
+        let mut out = Vec::new();
         text(&shown, &mut out)?;
+        put(&out)?;
     }
     Ok(status::DONE)
 }
 
 fn text(shown: &Shown<'_>, out: &mut dyn Write) -> std::io::Result<()> {
-    let Shown { objects, trees } = shown;
+    let Shown { objects, trees, .. } = shown;
     writeln!(out, "objects: {}", objects.directory.display())?;
     writeln!(out, "  {}, {} of {}", count(objects.entries), bytes(objects.bytes), bytes(objects.limit_bytes))?;
     writeln!(out, "build directories: {}", trees.directory.display())?;

@@ -9,13 +9,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::kernel::Kernels;
-use super::{read_module, status};
+use super::{document, put, read_module, status};
 use crate::check::live::Watched;
 use crate::check::peers::Peer;
 use crate::check::{self, Candidate, Checked, Finding, Live, Severity, Verdict, loaded};
 use crate::inspect;
 use crate::kernel::Kernel;
-use crate::report::{Outcome, SCHEMA, human};
+use crate::report::{Outcome, SCHEMA, human, say};
 
 /// Which modules, for which kernel, beside what.
 #[derive(Debug, Args)]
@@ -34,7 +34,7 @@ pub(super) struct Opts {
     traced: Option<PathBuf>,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
     kernel: Kernels,
 }
@@ -58,7 +58,6 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let live = live(opts, &kernel)?;
     let checked = check::check(&kernel, &candidates, &live)?;
     let refused = checked.verdicts.iter().any(|verdict| !verdict.loads);
-    let mut out = std::io::stdout().lock();
     talk(&checked);
     if opts.json {
         let of = |severity| checked.findings.iter().filter(|f| f.severity == severity).collect();
@@ -71,9 +70,9 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             warnings: of(Severity::Warning),
             notes: &checked.notes,
         };
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
+        document(&report)?;
     } else {
+        let mut out = Vec::new();
         for verdict in &checked.verdicts {
             let would = match (verdict.loads, verdict.is_known) {
                 (true, _) => "would load on",
@@ -83,6 +82,7 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
             writeln!(out, "{}: {would} {}", verdict.file, kernel.release())?;
             verdict.replaces.iter().try_for_each(|name| writeln!(out, "  replaces `{name}`"))?;
         }
+        put(&out)?;
     }
     Ok(if refused { status::REFUSED } else { status::DONE })
 }
@@ -94,11 +94,11 @@ fn talk(checked: &Checked) {
             Severity::Error => ("1;31", "refused"),
             Severity::Warning => ("1;33", "warning"),
         };
-        eprintln!("{}: {what}", style.paint(colour, word));
-        eprintln!("  {}: {}", style.paint("1", "advice"), what.advice);
+        say(format_args!("{}: {what}", style.paint(colour, word)));
+        say(format_args!("  {}: {}", style.paint("1", "advice"), what.advice));
     }
     for note in &checked.notes {
-        eprintln!("{}: {note}", style.paint("36", "note"));
+        say(format_args!("{}: {note}", style.paint("36", "note")));
     }
 }
 

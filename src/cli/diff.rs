@@ -46,7 +46,7 @@ pub(super) struct Opts {
     allow_layout_change: Vec<String>,
     /// Print the report as JSON (docs/json.md).
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Say what is worth knowing besides.
     #[arg(short, long)]
     verbose: bool,
@@ -66,20 +66,18 @@ fn kernel_object(text: &str) -> Result<String, String> {
 ///
 /// Whoever finds the output after a run may take it for that run's, so it is there only when this one wrote it.
 pub(super) fn run(opts: &Opts) -> Result<u8> {
-    let Some(output) = &opts.output else { return compare(opts)?.0 };
+    let Some(output) = &opts.output else { return compare(opts) };
     let inputs = [Some(&opts.original), Some(&opts.patched), opts.symvers.as_ref()];
     if let Some(input) = inputs.into_iter().flatten().find(|input| is_same_file(input, output)) {
         bail!("`-o {}` would overwrite the input `{}`", output.display(), input.display());
     }
-    let result = compare(opts);
-    if !matches!(result, Ok((_, true))) {
-        // What went wrong first is what is said.
-        let removed = output::remove(output);
-        if result.is_ok() {
-            removed?;
-        }
-    }
-    result?.0
+    output::promise(output);
+    let status = compare(opts);
+    let settled = output::settle();
+    // What went wrong first is what is said.
+    let status = status?;
+    settled?;
+    Ok(status)
 }
 
 fn is_same_file(a: &Path, b: &Path) -> bool {
@@ -87,8 +85,7 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// The exit status, unless it could not be printed, and whether the output was written.
-fn compare(opts: &Opts) -> Result<(Result<u8>, bool)> {
+fn compare(opts: &Opts) -> Result<u8> {
     let (original, patched) = rayon::join(|| read(&opts.original), || read(&opts.patched));
     let (original, patched) = (original?, patched?);
     let symvers = match &opts.symvers {
@@ -149,19 +146,17 @@ fn compare(opts: &Opts) -> Result<(Result<u8>, bool)> {
     }
     let mut said = BTreeSet::new();
     report.refusals.retain(|r| said.insert((r.reason, r.message.clone())));
-    let mut is_written = false;
     if !report.refusals.is_empty() {
         report.outcome = Outcome::Refused;
     } else if let (Some(path), Some(object)) = (&opts.output, &written) {
         let bytes = elf::write(object).context("failed to write the patch object")?;
         output::write(path, &bytes)?;
-        is_written = true;
     }
     let status = print(&report, opts.json, opts.verbose, status::DONE);
     // The process ends: to give back a million pieces of memory one by one would take a tenth of its time.
     std::mem::forget((report, diff));
     std::mem::forget((original, patched));
-    Ok((status, is_written))
+    status
 }
 
 fn read(path: &Path) -> Result<Object> {

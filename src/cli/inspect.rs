@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use serde::Serialize;
 
-use super::{read_module, status};
+use super::{document, put, read_module, status};
 use crate::inspect::{self, Inspection};
+use crate::report::SCHEMA;
 
 /// Which module.
 #[derive(Debug, Args)]
@@ -17,7 +19,15 @@ pub(super) struct Opts {
     module: PathBuf,
     /// Print it as JSON (docs/json.md).
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+/// The report for machines.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    found: &'a Inspection,
 }
 
 /// Reads, prints, and gives the exit status.
@@ -26,12 +36,12 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
     let Some(found) = inspect::inspect(&module) else {
         bail!("`{}` is not a livepatch module: its .modinfo does not say `livepatch=Y`", opts.module.display());
     };
-    let mut out = std::io::stdout().lock();
     if opts.json {
-        serde_json::to_writer_pretty(&mut out, &found)?;
-        writeln!(out)?;
+        document(&Document { schema: SCHEMA, found: &found })?;
     } else {
+        let mut out = Vec::new();
         text(&found, &mut out)?;
+        put(&out)?;
     }
     Ok(status::DONE)
 }

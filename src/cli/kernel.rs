@@ -22,7 +22,8 @@ struct Raw {
     /// Its build directory (O=), built or merely configured [default: the source tree].
     #[arg(short = 'O', long, value_name = "DIR")]
     objdir: Vec<PathBuf>,
-    /// An installed distribution kernel [default when left out: the running one].
+    /// An installed distribution kernel: `--release=6.12.0-3-amd64`, or with a blank where the name starts with digits and a dot and is
+    /// no file [default when left out: the running one].
     #[arg(long, value_name = "KVER", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     release: Vec<OsString>,
     /// Its configuration.

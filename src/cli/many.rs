@@ -5,10 +5,9 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{status, status_of};
+use super::{document, put, report_of, status, status_of};
 use crate::build::Built;
-use crate::error::Refused;
-use crate::report::{Outcome, Report, SCHEMA, human};
+use crate::report::{Outcome, Report, SCHEMA, human, say};
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +18,8 @@ pub(super) struct How {
     pub verbose: bool,
     /// With first differences.
     pub explain: bool,
+    /// With where each reference went.
+    pub debug: bool,
 }
 
 /// One kernel's part: the report that a run for it alone would print, and what only several need.
@@ -26,8 +27,6 @@ pub(super) struct How {
 struct Part {
     label: String,
     status: u8,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    error: Vec<String>,
     #[serde(flatten)]
     report: Report,
 }
@@ -47,14 +46,12 @@ pub(super) fn print(built: &[Built], how: How) -> Result<u8> {
     for part in &parts {
         talk(part, how);
     }
-    let mut out = std::io::stdout().lock();
     if how.json {
-        let document =
-            Document { schema: SCHEMA, outcome: worst.report.outcome, status: worst.status, kernels: &parts };
-        serde_json::to_writer_pretty(&mut out, &document)?;
-        writeln!(out)?;
+        document(&Document { schema: SCHEMA, outcome: worst.report.outcome, status: worst.status, kernels: &parts })?;
     } else {
+        let mut out = Vec::new();
         text(&parts, &mut out)?;
+        put(&out)?;
     }
     Ok(worst.status)
 }
@@ -69,22 +66,9 @@ fn part(built: &Built) -> Part {
                 Outcome::Unchanged => status::UNCHANGED,
                 Outcome::Failed => status::BROKEN,
             };
-            Part { label, status, error: Vec::new(), report: report.clone() }
+            Part { label, status, report: report.clone() }
         }
-        Err(error) => {
-            let mut part = Part { label, status: status_of(error), error: Vec::new(), report: Report::new() };
-            match error.downcast_ref::<Refused>() {
-                Some(refused) => {
-                    part.report.outcome = Outcome::Refused;
-                    part.report.refusals = refused.0.clone();
-                }
-                None => {
-                    part.report.outcome = Outcome::Failed;
-                    part.error = error.chain().map(ToString::to_string).collect();
-                }
-            }
-            part
-        }
+        Err(error) => Part { label, status: status_of(error), report: report_of(error) },
     }
 }
 
@@ -98,16 +82,25 @@ fn worst(parts: &[Part]) -> &Part {
 fn talk(part: &Part, how: How) {
     let report = &part.report;
     let has_notes = how.verbose && !report.notes.is_empty();
-    if part.error.is_empty() && report.warnings.is_empty() && report.refusals.is_empty() && !has_notes && !how.explain {
+    if report.error.is_empty()
+        && report.warnings.is_empty()
+        && report.refusals.is_empty()
+        && !has_notes
+        && !how.explain
+        && !how.debug
+    {
         return;
     }
     let style = human::Style::of_stderr();
-    eprintln!("{}:", style.paint("1", &part.label));
-    let mut error = part.error.iter();
+    say(format_args!("{}:", style.paint("1", &part.label)));
+    let mut error = report.error.iter();
     if let Some(first) = error.next() {
-        eprintln!("{}: {first}", style.paint("1;31", "error"));
+        say(format_args!("{}: {first}", style.paint("1;31", "error")));
     }
-    error.for_each(|cause| eprintln!("  caused by: {cause}"));
+    error.for_each(|cause| say(format_args!("  caused by: {cause}")));
+    if how.debug {
+        let _ = human::references(report, &mut std::io::stderr().lock());
+    }
     if how.explain {
         let _ = human::first_changed(report, &mut std::io::stderr().lock());
     }
@@ -145,7 +138,7 @@ fn text(parts: &[Part], out: &mut dyn Write) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Reason, Refusal, ToolFailure};
+    use crate::error::{Reason, Refusal, Refused, ToolFailure};
     use crate::report::ModuleReport;
 
     fn built(label: &str, report: Result<Report>) -> Built {
@@ -197,6 +190,6 @@ mod tests {
         text(&parts, &mut out).unwrap();
         let expected = "a: a/x.ko\nold: refused for 1 reason\nsame: nothing changed\nbad: failed\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
-        assert_eq!(parts[3].error, ["failed to open it", "no such tree"]);
+        assert_eq!(parts[3].report.error, ["failed to open it", "no such tree"]);
     }
 }

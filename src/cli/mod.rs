@@ -2,6 +2,7 @@
 //!
 //! `klp-build PATCH...` builds, without a subcommand's name, as upstream's tool does.
 
+mod arguments;
 mod build;
 mod cache;
 mod check;
@@ -13,16 +14,21 @@ mod many;
 mod snapshot;
 mod verify;
 
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use serde::Serialize;
 
-use crate::elf;
+use crate::compile::run;
 use crate::error::{Refused, ToolFailure};
 use crate::kernel::codec;
-use crate::report::{Outcome, Report, human};
+use crate::report::{Outcome, Report, human, say};
+use crate::{elf, kernel as kernels, output, patch, workdir};
 
 /// Exit statuses, a contract with scripts.
 pub mod status {
@@ -62,14 +68,16 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(name = "klp-build", version, disable_version_flag = true, after_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+// As getopt(3) reads the options of upstream's tool: a repeated one counts as it was given last, and names may be cut short.
+#[command(args_override_self = true, infer_long_args = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Print the version.
+    #[arg(short = 'V', long, action = clap::ArgAction::Version, display_order = 900)]
+    version: (),
     #[command(flatten)]
     build: build::Opts,
-    /// Print the version.
-    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
-    version: (),
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,50 +102,121 @@ enum Command {
 
 /// Runs the program and gives its exit status.
 pub fn main() -> ExitCode {
-    if let Err(error) = crate::compile::run::on_signals() {
-        eprintln!("error: {error:#}");
-        return ExitCode::from(status::BROKEN);
-    }
-    let cli = Cli::parse();
-    let result = match &cli.command {
-        Some(Command::Diff(opts)) => diff::run(opts),
-        Some(Command::Inspect(opts)) => inspect::run(opts),
-        Some(Command::Check(opts)) => check::run(opts),
-        Some(Command::Cache(opts)) => cache::run(opts),
-        Some(Command::Verify(opts)) => verify::run(opts),
-        Some(Command::Snapshot(opts)) => snapshot::run(opts),
-        Some(Command::Completions(opts)) => completions::run(opts),
-        None => build::run(&cli.build),
+    let line = arguments::complete(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(&line) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() {
+                if line.iter().any(|argument| argument == "--json") {
+                    let text = error.render().to_string();
+                    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+                    let what = what.join(" ").trim_start_matches("error: ").to_owned();
+                    let _ = document(&Report { error: vec![what], outcome: Outcome::Failed, ..Report::new() });
+                }
+                if line.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"-")) {
+                    line.iter().skip(2).for_each(advise);
+                }
+                return ExitCode::from(status::BROKEN);
+            }
+            return ExitCode::from(status::DONE);
+        }
     };
-    match result {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => ExitCode::from(failed(&error)),
+    let is_caught = run::on_signals(workdir::was_made, || {
+        workdir::remove_live();
+        // Held until the end.
+        std::mem::forget(output::stop());
+    });
+    if let Err(error) = is_caught {
+        return ExitCode::from(failed(&error, false));
+    }
+    let (result, json) = match &cli.command {
+        Some(Command::Diff(opts)) => (diff::run(opts), opts.json),
+        Some(Command::Inspect(opts)) => (inspect::run(opts), opts.json),
+        Some(Command::Check(opts)) => (check::run(opts), opts.json),
+        Some(Command::Cache(opts)) => (cache::run(opts), opts.json),
+        Some(Command::Verify(opts)) => (verify::run(opts), opts.json),
+        Some(Command::Snapshot(opts)) => (snapshot::run(opts), false),
+        Some(Command::Completions(opts)) => (completions::run(opts), false),
+        None => (build::run(&cli.build), cli.build.json),
+    };
+    let status = result.unwrap_or_else(|error| {
+        let status = failed(&error, json);
+        if cli.command.is_none() {
+            cli.build.patches.iter().for_each(|patch| advise(patch.as_os_str()));
+        }
+        status
+    });
+    if status != status::DONE {
+        run::end_by_signal();
+    }
+    ExitCode::from(status)
+}
+
+/// Says where a subcommand's options stand, when its name was taken for a patch because options stand before it.
+fn advise(argument: impl AsRef<OsStr>) {
+    let argument = Path::new(argument.as_ref());
+    let is = |command: &clap::Command| Path::new(command.get_name()) == argument && !command.is_hide_set();
+    if definition().get_subcommands().any(is) && !argument.exists() {
+        let name = argument.display();
+        say(format_args!("  options of `{name}` stand behind its name: klp-build {name} [OPTIONS] ..."));
     }
 }
 
-/// Says what went wrong, outermost first, and gives the exit status of its kind.
-fn failed(error: &anyhow::Error) -> u8 {
-    if error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<std::io::Error>())
-        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    {
+/// Says what went wrong, outermost first, and gives the exit status of its kind. As JSON too, where that was asked for: who reads it
+/// finds a document, whatever happened.
+fn failed(error: &anyhow::Error, json: bool) -> u8 {
+    let is_unwritable = error.downcast_ref::<Unwritable>().is_some();
+    let mut causes = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());
+    if is_unwritable && causes.any(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        // Who read it knows.
         return status::BROKEN;
     }
-    if let Some(refused) = error.downcast_ref::<Refused>() {
-        let report = Report { refusals: refused.0.clone(), outcome: Outcome::Refused, ..Report::new() };
-        human::talk(&report, false);
-        return status::REFUSED;
+    let report = report_of(error);
+    human::talk(&report, false);
+    if report.outcome == Outcome::Failed {
+        say_error(error);
     }
-    let style = human::Style::of_stderr();
-    let mut chain = error.chain();
-    if let Some(first) = chain.next() {
-        eprintln!("{}: {first}", style.paint("1;31", "error"));
-    }
-    for cause in chain {
-        eprintln!("  caused by: {cause}");
+    if json && !is_unwritable {
+        let _ = document(&report);
     }
     status_of(error)
+}
+
+fn say_error(error: &anyhow::Error) {
+    let word = human::Style::of_stderr().paint("1;31", "error");
+    let mut chain = error.chain();
+    if let Some(first) = chain.next() {
+        for problem in problems(first).unwrap_or_else(|| vec![first.to_string()]) {
+            say(format_args!("{word}: {problem}"));
+        }
+    }
+    for cause in chain {
+        match problems(cause) {
+            Some(problems) => problems.iter().for_each(|problem| say(format_args!("  caused by: {problem}"))),
+            None => say(format_args!("  caused by: {cause}")),
+        }
+    }
+}
+
+/// The single problems of an error that is several.
+fn problems(error: &(dyn std::error::Error + 'static)) -> Option<Vec<String>> {
+    if let Some(patch::Problems(all)) = error.downcast_ref() {
+        return Some(all.clone());
+    }
+    let kernels::parts::Problems(all) = error.downcast_ref()?;
+    Some(all.iter().map(|(what, advice)| format!("{what}\n  {advice}")).collect())
+}
+
+/// The report on a run that an error ended.
+fn report_of(error: &anyhow::Error) -> Report {
+    match error.downcast_ref::<Refused>() {
+        Some(refused) => Report { refusals: refused.0.clone(), outcome: Outcome::Refused, ..Report::new() },
+        None => {
+            let error = error.chain().map(ToString::to_string).collect();
+            Report { error, outcome: Outcome::Failed, ..Report::new() }
+        }
+    }
 }
 
 /// The exit status of an error's kind.
@@ -149,15 +228,38 @@ fn status_of(error: &anyhow::Error) -> u8 {
     if tool { status::TOOL_FAILED } else { status::BROKEN }
 }
 
+/// Standard output takes nothing more.
+#[derive(Debug)]
+struct Unwritable;
+
+impl fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failed to write to standard output")
+    }
+}
+
+/// Writes to standard output.
+fn put(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).context(Unwritable)
+}
+
+/// Writes a JSON document to standard output.
+fn document(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    put(&text)
+}
+
 /// Prints a report as asked for, and gives its exit status.
 fn print(report: &Report, json: bool, verbose: bool, unchanged: u8) -> anyhow::Result<u8> {
-    let mut out = std::io::stdout().lock();
     human::talk(report, verbose);
     if json {
-        serde_json::to_writer_pretty(&mut out, report)?;
-        std::io::Write::write_all(&mut out, b"\n")?;
+        document(report)?;
     } else {
+        let mut out = Vec::new();
         human::result(report, &mut out)?;
+        put(&out)?;
     }
     Ok(match report.outcome {
         Outcome::Done => status::DONE,
@@ -191,5 +293,16 @@ mod tests {
     #[test]
     fn definition_is_sound() {
         definition().debug_assert();
+    }
+
+    /// Command lines for upstream's tool mean the same: repeated options, short forms of long ones, names of steps.
+    #[test]
+    fn as_upstream_reads_them() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for line in ["x -vv p", "x -j1 -j2 p", "x --verb --keep p", "x -S checksum p", "x -S 3 -S kmod p", "x - p"] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|e| e.to_string()));
+        }
+        assert!(parse("x -S 9 p").is_err());
+        assert!(parse("x --sym f p").is_err(), "--symvers or --symbols");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::kernel::Kernels;
-use super::status;
+use super::{document, put, status};
 use crate::compile;
 use crate::diff::atoms::Side;
 use crate::elf;
@@ -33,7 +34,7 @@ pub(super) struct Opts {
     jobs: Option<usize>,
     /// Print the findings as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
     kernel: Kernels,
 }
@@ -91,9 +92,11 @@ pub(super) fn run(opts: &Opts) -> Result<u8> {
         answers.push(answer);
     }
     if opts.json {
-        println!("{}", serde_json::to_string_pretty(&answers)?);
+        document(&answers)?;
     } else {
-        answers.iter().for_each(print);
+        let mut out = Vec::new();
+        answers.iter().try_for_each(|answer| print(answer, &mut out))?;
+        put(&out)?;
     }
     // Another file's definition, and what is freed after boot, are no code of this unit that anything could replace.
     let harmless = |f: &Finding| matches!(f.outcome, Outcome::Overridden | Outcome::Freed);
@@ -108,24 +111,24 @@ fn verify_object(path: &std::path::Path, loaded: &Loaded) -> Result<Vec<Finding>
     verify::verify_unit(&side, &verify::functions(&side), loaded)
 }
 
-fn print(answer: &Answer) {
+fn print(answer: &Answer, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(error) = &answer.error {
-        println!("{}: {}: {error}", answer.object, answer.unit);
-        return;
+        return writeln!(out, "{}: {}: {error}", answer.object, answer.unit);
     }
-    println!("{}: {}: {} equal, {} not", answer.object, answer.unit, answer.equal, answer.findings.len());
+    writeln!(out, "{}: {}: {} equal, {} not", answer.object, answer.unit, answer.equal, answer.findings.len())?;
     for finding in &answer.findings {
         match &finding.outcome {
             Outcome::Equal { .. } => {}
-            Outcome::Replaced { by, .. } => println!("  {}: {by}", finding.function),
-            Outcome::Freed => println!("  {}: freed after boot", finding.function),
-            Outcome::Overridden => println!("  {}: weak, and overridden by another file's", finding.function),
-            Outcome::NotFound { why } => println!("  {}: not found: {why}", finding.function),
+            Outcome::Replaced { by, .. } => writeln!(out, "  {}: {by}", finding.function)?,
+            Outcome::Freed => writeln!(out, "  {}: freed after boot", finding.function)?,
+            Outcome::Overridden => writeln!(out, "  {}: weak, and overridden by another file's", finding.function)?,
+            Outcome::NotFound { why } => writeln!(out, "  {}: not found: {why}", finding.function)?,
             Outcome::Differs(d) => {
-                println!("  {}+{:#x}: {}", finding.function, d.offset, d.what);
-                d.original.iter().for_each(|line| println!("    compiled    {line}"));
-                d.image.iter().for_each(|line| println!("    the kernel  {line}"));
+                writeln!(out, "  {}+{:#x}: {}", finding.function, d.offset, d.what)?;
+                d.original.iter().try_for_each(|line| writeln!(out, "    compiled    {line}"))?;
+                d.image.iter().try_for_each(|line| writeln!(out, "    the kernel  {line}"))?;
             }
         }
     }
+    Ok(())
 }

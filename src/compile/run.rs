@@ -2,19 +2,22 @@
 //!
 //! In: a command. Out: what it printed. Hard because a compiler driver starts children of its own, so killing
 //! the driver is not enough, and because a run that a person interrupts must not leave compilers behind that
-//! write into directories being removed. Signals only set a flag and kill the groups; the run then ends by
-//! ordinary errors, and temporary directories go the ordinary way.
+//! write into directories being removed. Signals set a flag and kill the groups; the run then ends by
+//! ordinary errors, and temporary directories go the ordinary way. A run that does not see the flag is ended soon after.
+//! Either way the process ends as by the signal, so that a shell ends its loop over many patches, too.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The signal that asked the run to end; 0 when none did.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
 static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// What kbuild would take from the environment, and with it another directory, configuration or other flags than it is given.
@@ -82,30 +85,68 @@ fn output_holding(command: &mut Command, input: Stdio) -> Result<Output> {
 
 /// Whether a signal asked the run to end.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    SIGNAL.load(Ordering::SeqCst) != 0
 }
 
-/// Ends the run: kills all children with their children, and lets no new one start.
-pub fn interrupt() {
-    INTERRUPTED.store(true, Ordering::SeqCst);
+/// Ends the run: kills all children with their children, and lets no new one start. Whether there were any.
+fn interrupt(signal: i32) -> bool {
+    SIGNAL.store(signal, Ordering::SeqCst);
     let groups = GROUPS.lock().unwrap_or_else(|poison| poison.into_inner());
     for pid in groups.iter().filter_map(|&id| Pid::from_raw(id as i32)) {
         // A group that is gone already is what we want.
         let _ = kill_process_group(pid, Signal::KILL);
     }
+    !groups.is_empty()
 }
 
-/// Makes SIGINT, SIGTERM and SIGHUP end the run by [`interrupt`]. For the program's `main`, once.
-pub fn on_signals() -> Result<()> {
+/// How long an interrupted run has to end by itself: to see that its children were killed, and to take away its files.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Makes SIGINT, SIGTERM and SIGHUP end the run, with what it started and what it made, unless they are ignored. For the program's `main`, once.
+///
+/// What waits for something else than a child (a patch from a pipe that nobody writes to) sees no flag. So the process is ended after a
+/// while, or by a second signal; at once where no child runs and `has_begun` says that nothing was made. `clean` is done before.
+///
+/// # Errors
+///
+/// When signals cannot be caught.
+pub fn on_signals(has_begun: fn() -> bool, clean: fn()) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("failed to catch signals")?;
+    let ignored = ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    let heeded = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = signal_hook::iterator::Signals::new(heeded).context("failed to catch signals")?;
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            interrupt();
+        let end = move || {
+            clean();
+            end_by_signal();
+        };
+        for signal in signals.forever() {
+            let again = interrupted();
+            let had_children = interrupt(signal);
+            if again || !(had_children || has_begun()) {
+                end();
+            }
+            std::thread::spawn(move || {
+                std::thread::sleep(GRACE);
+                end();
+            });
         }
     });
     Ok(())
+}
+
+/// The signals that whoever started this process had it ignore, as nohup(1) does, by their bits (proc(5), `SigIgn`).
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Ends the process as the signal would have that interrupted the run, if one did: a shell sees status 130 for Ctrl-C.
+pub fn end_by_signal() {
+    if interrupted() {
+        // Where that fails, the process ends with the status that it would end with otherwise.
+        let _ = signal_hook::low_level::emulate_default_handler(SIGNAL.load(Ordering::SeqCst));
+    }
 }
 
 #[cfg(test)]

@@ -385,7 +385,7 @@ fn launcher() {
 #[test]
 fn slow_child() {
     if std::env::var_os("KLP_TEST_SLOW_CHILD").is_some() {
-        run::on_signals().unwrap();
+        run::on_signals(|| true, || ()).unwrap();
         println!("ready");
         let error = run::output(Command::new("sh").args(["-c", "sleep 61 & wait"])).unwrap_err();
         assert_eq!(error.to_string(), "interrupted");

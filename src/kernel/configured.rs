@@ -9,9 +9,10 @@
 //! silently wrong, so every option that changed is a refusal. A source tree that was built in place is refused by
 //! kbuild for `O=`; a tree of links without its generated files takes its place.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -20,6 +21,7 @@ use super::config::Config;
 use super::trees::{self, Trees};
 use crate::compile::run;
 use crate::error::{Reason, Refusal, Refused, ToolFailure};
+use crate::report::say;
 
 /// A private build directory that is ready to make units in.
 #[derive(Debug)]
@@ -134,8 +136,25 @@ impl Private {
 fn lock(home: &Path) -> Result<File> {
     let options = File::options().read(true).write(true).create(true).truncate(false).open(home.join("lock"));
     let file = options.with_context(|| format!("failed to lock `{}`", home.display()))?;
-    file.lock().with_context(|| format!("failed to lock `{}`", home.display()))?;
-    Ok(file)
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("failed to lock `{}`", home.display()));
+            }
+        }
+        // A lock that is waited for in the kernel would not see that the run is to end.
+        if run::interrupted() {
+            bail!("interrupted");
+        }
+        if !said {
+            say(format_args!("note: waiting for another run, which has locked `{}`", home.display()));
+            said = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A name that is the same only for the same source, configuration, exports, compiler and variables.

@@ -171,7 +171,12 @@ impl Facts {
             Some(compiler)
         });
         for path in [&parts.image, &parts.symbols].into_iter().flatten().filter(|path| !path.is_file()) {
-            problems.add(format!("failed to find `{}`", path.display()), "check the path");
+            let shown = path.display();
+            let what = match path.exists() {
+                true => format!("failed to read `{shown}`: it is not a regular file"),
+                false => format!("failed to find `{shown}`"),
+            };
+            problems.add(what, "check the path");
         }
         for path in parts.modules.iter().filter(|path| !path.is_dir()) {
             problems.add(format!("failed to find the directory `{}`", path.display()), "check --modules");

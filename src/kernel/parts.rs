@@ -141,7 +141,10 @@ fn directories(request: &KernelRequest) -> Result<(PathBuf, PathBuf)> {
         (Some(source), Some(objdir)) => (source, objdir),
         (None, None) => anyhow::bail!("neither a source tree nor a build directory is named"),
     };
-    if !is_source(&source) {
+    if let Err(error) = std::fs::read_dir(&source) {
+        let what = format!("failed to read the directory `{}`: {error}", source.display());
+        problems.add(what, "name the kernel's source tree, which you may read, with -k");
+    } else if !is_source(&source) {
         problems.add(
             format!("`{}` is not a Linux source tree", source.display()),
             "run klp-build in the kernel's source tree, or name it with -k",

@@ -124,6 +124,16 @@ impl Run<'_> {
         Ok(self.files.get_mut(path).expect("inserted above"))
     }
 
+    /// The file that a patch without `a/` and `b/` may have meant, of whose name the kernel's own directory was left out.
+    fn without_prefix(&self, path: &Path) -> Option<PathBuf> {
+        const TOP: [&str; 17] = [
+            "arch", "block", "certs", "crypto", "drivers", "fs", "include", "init", "io_uring", "ipc", "kernel", "lib",
+            "mm", "net", "security", "sound", "virt",
+        ];
+        let there = |file: &PathBuf| matches!((self.read)(file), Ok(Some(_)));
+        TOP.iter().map(|top| Path::new(top).join(path)).find(there)
+    }
+
     /// Keeps what the change speaks of as it was: git's renames and copies do not depend on their order.
     fn begin(&mut self, change: &[FilePatch]) -> Result<()> {
         self.before.clear();
@@ -167,7 +177,13 @@ impl Run<'_> {
                 return Ok(());
             }
             (_, None) => {
-                self.problems.push(format!("{at}: the patch changes `{shown}`, which the tree does not have"));
+                let hint = self.without_prefix(source).map_or(String::new(), |there| {
+                    let there = there.display();
+                    format!(
+                        ", but `{there}`; the first directory of a name is left out, as by -p1: make the patch without --no-prefix"
+                    )
+                });
+                self.problems.push(format!("{at}: the patch changes `{shown}`, which the tree does not have{hint}"));
                 return Ok(());
             }
             (_, Some(lines)) => lines,

@@ -67,6 +67,18 @@ fn failures() {
     assert!(error.contains("     4  int two;"), "{error}");
 }
 
+/// A patch that was made with --no-prefix, and one of a file that is nowhere.
+#[test]
+fn no_prefix() {
+    let tree = &[("fs/proc/m.c", "a\n")];
+    let of = |name: &str| {
+        let patch = format!("--- {name}\n+++ {name}\n@@ -1 +1 @@\n-a\n+b\n");
+        format!("{:#}", run(tree, &[&patch]).unwrap_err())
+    };
+    assert!(of("fs/proc/m.c").contains("`proc/m.c`, which the tree does not have, but `fs/proc/m.c`; the first"));
+    assert!(of("a/fs/proc/n.c").ends_with("`fs/proc/n.c`, which the tree does not have"));
+}
+
 /// New, deleted and renamed files; and those that cannot be.
 #[test]
 fn whole_files() {

@@ -15,6 +15,33 @@ pub(super) struct Name {
     pub(super) epoch: bool,
 }
 
+/// What the lines between `diff --git` and the first hunk said.
+#[derive(Default)]
+pub(super) struct GitHeader {
+    pub(super) line: usize,
+    pub(super) path: Option<PathBuf>,
+    pub(super) create: bool,
+    pub(super) delete: bool,
+    pub(super) mode: bool,
+    pub(super) rename: (Option<PathBuf>, Option<PathBuf>),
+    pub(super) copy: (Option<PathBuf>, Option<PathBuf>),
+}
+
+impl GitHeader {
+    /// Whether a change of `old` to `new` can be this one's; where nothing was said, any can.
+    pub(super) fn is_about(&self, old: Option<&Path>, new: Option<&Path>) -> bool {
+        match (&self.rename, &self.copy) {
+            ((Some(from), Some(to)), _) | (_, (Some(from), Some(to))) => {
+                old == Some(from.as_path()) && new == Some(to.as_path())
+            }
+            _ if self.create || self.delete || self.mode => {
+                self.path.as_deref().is_none_or(|path| old.into_iter().chain(new).all(|name| name == path))
+            }
+            _ => true,
+        }
+    }
+}
+
 /// Reads what follows `--- ` or `+++ `.
 pub(super) fn name(rest: &[u8], strip: bool) -> Result<Name, String> {
     let (raw, stamp) = split_stamp(rest)?;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{check, header};
+use super::check;
+use super::header::{self, GitHeader};
 
 /// What a patch does to one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +125,14 @@ impl Hunk {
         (first, last)
     }
 
+    /// Its `@@` line, as diff and git write it: a count of one is left out.
+    pub fn range(&self) -> String {
+        let side =
+            |start: usize, count: usize| if count == 1 { format!("{start}") } else { format!("{start},{count}") };
+        let (old, new) = (side(self.old_start, self.old().count()), side(self.new_start, self.new_side().count()));
+        format!("@@ -{old} +{new} @@")
+    }
+
     /// The hunk as text, as it stood in the patch.
     pub fn quote(&self) -> String {
         let (old, new) = (self.old().count(), self.new_side().count());
@@ -172,18 +181,6 @@ fn split(text: &[u8]) -> Vec<Vec<u8>> {
         }
     }
     lines
-}
-
-/// What the lines between `diff --git` and the first hunk said.
-#[derive(Default)]
-struct GitHeader {
-    line: usize,
-    path: Option<PathBuf>,
-    create: bool,
-    delete: bool,
-    mode: bool,
-    rename: (Option<PathBuf>, Option<PathBuf>),
-    copy: (Option<PathBuf>, Option<PathBuf>),
 }
 
 struct Parser<'a> {
@@ -274,7 +271,7 @@ impl Parser<'_> {
         self.at += 1;
         while let Some(line) = self.line(self.at).map(<[u8]>::to_vec) {
             if self.is_header(self.at) {
-                return self.file(git);
+                return if self.continues(&git) { self.file(git) } else { self.without_hunks(git) };
             }
             let name = |prefix: &str| line.strip_prefix(prefix.as_bytes()).map(header::bare);
             if let Some(path) = name("rename from ") {
@@ -305,6 +302,17 @@ impl Parser<'_> {
             self.at += 1;
         }
         self.without_hunks(git);
+    }
+
+    /// Whether the `---` and `+++` lines here speak of the file that git's lines before them speak of: another one's, without git's
+    /// lines, may follow a rename that changes nothing.
+    fn continues(&self, git: &GitHeader) -> bool {
+        let name = |at| header::name(&self.line(at).unwrap_or_default()[4..], true);
+        match (name(self.at), name(self.at + 1)) {
+            (Ok(old), Ok(new)) => git.is_about(old.path.as_deref(), new.path.as_deref()),
+            // What is wrong with a name is said when it is read.
+            _ => true,
+        }
     }
 
     fn named(&mut self, path: Result<PathBuf, String>) -> Option<PathBuf> {

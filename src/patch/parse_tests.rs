@@ -64,6 +64,26 @@ fn renames() {
     assert!(problem("diff --git a/f/a.h b/f/b.h\nrename from f/a.h\n").contains("does not name both files"));
 }
 
+/// A section of git's that has no hunks ends where another file's begins, also when that has no `diff --git` line of its own.
+#[test]
+fn a_plain_section_behind_one_of_git() {
+    let files = |head: &str| -> Vec<(Kind, PathBuf, usize)> {
+        let text = format!("{head}{BODY}");
+        let files = parse(text.as_bytes(), "t.patch").unwrap_or_else(|error| panic!("{error:#}"));
+        files.into_iter().map(|file| (file.kind, file.path, file.hunks.len())).collect()
+    };
+    let then = (Kind::Modify, PathBuf::from("fs/x.c"), 1);
+    let rename = "diff --git a/f/a.c b/f/b.c\nsimilarity index 100%\nrename from f/a.c\nrename to f/b.c\n";
+    assert_eq!(files(rename), [(Kind::Rename("f/a.c".into()), "f/b.c".into(), 0), then.clone()]);
+    let copy = rename.replace("rename ", "copy ");
+    assert_eq!(files(&copy), [(Kind::Copy("f/a.c".into()), "f/b.c".into(), 0), then.clone()]);
+    let empty = "diff --git a/f/n.h b/f/n.h\nnew file mode 100644\nindex 0000000..e69de29\n";
+    assert_eq!(files(empty), [(Kind::Create, "f/n.h".into(), 0), then.clone()]);
+    let mode = "diff --git a/f/n.h b/f/n.h\nold mode 100644\nnew mode 100755\n";
+    assert_eq!(files(mode), [(Kind::Mode, "f/n.h".into(), 0), then.clone()]);
+    assert_eq!(files(&mode.replace("f/n.h", "fs/x.c")), [then]);
+}
+
 /// A mailbox, `git log -p` and diffs one after the other hold several changes; prose that looks a bit like it begins none.
 #[test]
 fn changes() {
@@ -126,4 +146,12 @@ fn wrong_counts() {
 fn any_bytes() {
     let files = parse(b"--- a/f/x\n+++ b/f/x\n@@ -1 +1 @@\n-\xe9\n+\xe8\n", "t").unwrap();
     assert_eq!(files[0].hunks[0].lines[1].text, b"\xe8\n");
+}
+
+/// A hunk is named as it stands in the patch: with its counts, but for a count of one.
+#[test]
+fn ranges() {
+    let range = |text: &str| one(text).hunks[0].range();
+    assert_eq!(range(BODY), "@@ -1,2 +1,2 @@");
+    assert_eq!(range("--- a/f/x\n+++ b/f/x\n@@ -7 +7,2 @@\n-a\n+b\n+c\n"), "@@ -7 +7,2 @@");
 }

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::{Resolution, Resolved};
-use crate::diff::closure::{Closure, Dest};
+use crate::diff::closure::{CarriedRef, Closure, Dest};
+use crate::diff::verdict::Diff;
 
 /// How many references went where.
 #[derive(Debug, Clone, Default, Serialize, PartialEq, Eq)]
@@ -64,21 +65,66 @@ pub(super) fn account(closure: &Closure, resolved: &Resolved) -> Account {
         ..Account::default()
     };
     for r in &closure.refs {
-        if resolved.dropped_entries.contains_key(&r.atom) {
-            account.dropped += 1;
-            continue;
-        }
-        match &r.dest {
-            Dest::Carried(..) => account.carried += 1,
-            Dest::Constant(_) => account.constant += 1,
-            Dest::Outside(outside, _) => match resolved.symbols.get(outside) {
-                Some(Resolution::Exported) => account.exported += 1,
-                Some(Resolution::Linked) => account.linked += 1,
-                Some(Resolution::Livepatch(_)) => account.livepatch += 1,
-                Some(Resolution::WeakZero) => account.weak += 1,
-                None => account.refused += 1,
-            },
+        match bucket(r, resolved) {
+            "dropped" => account.dropped += 1,
+            "carried" => account.carried += 1,
+            "constant" => account.constant += 1,
+            "exported" => account.exported += 1,
+            "linked" => account.linked += 1,
+            "livepatch" => account.livepatch += 1,
+            "weak" => account.weak += 1,
+            _ => account.refused += 1,
         }
     }
     account
+}
+
+/// The account's field that counts the reference.
+fn bucket(r: &CarriedRef, resolved: &Resolved) -> &'static str {
+    if resolved.dropped_entries.contains_key(&r.atom) {
+        return "dropped";
+    }
+    match &r.dest {
+        Dest::Carried(..) => "carried",
+        Dest::Constant(_) => "constant",
+        Dest::Outside(outside, _) => match resolved.symbols.get(outside) {
+            Some(Resolution::Exported) => "exported",
+            Some(Resolution::Linked) => "linked",
+            Some(Resolution::Livepatch(_)) => "livepatch",
+            Some(Resolution::WeakZero) => "weak",
+            None => "refused",
+        },
+    }
+}
+
+/// One reference, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The function, variable or table that it stands in.
+    pub function: String,
+    /// Where in that, in bytes.
+    pub offset: u64,
+    /// What it refers to.
+    pub symbol: String,
+    /// Where it went: the account's field.
+    pub bucket: &'static str,
+}
+
+/// The references that the account counts, in the order of what is carried. Those that could not be followed are refusals.
+pub fn list(diff: &Diff<'_>, closure: &Closure, resolved: &Resolved) -> Vec<Reference> {
+    let side = &diff.patched;
+    let reference = |r: &CarriedRef| Reference {
+        function: side.name(r.atom).to_owned(),
+        offset: r.reference.reloc.r_offset.saturating_sub(side.atom(r.atom).start),
+        symbol: match &r.dest {
+            Dest::Carried(target, _) => side.name(*target).to_owned(),
+            Dest::Constant(value) => format!("{value:#x}"),
+            Dest::Outside(outside, _) => match resolved.symbols.get(outside) {
+                Some(Resolution::Livepatch(symbol)) => format!("{}.{},{}", symbol.object, symbol.name, symbol.sympos),
+                _ => outside.name.clone(),
+            },
+        },
+        bucket: bucket(r, resolved),
+    };
+    closure.refs.iter().map(reference).collect()
 }

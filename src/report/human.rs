@@ -1,8 +1,10 @@
 //! A report as text: findings a line each, refusals with their advice, the module last.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 
-use super::{Outcome, Report};
+use super::{Outcome, Report, say};
 use crate::diff::verdict::Verdict;
 
 /// Writes the findings and, when there is one, the module: what belongs on standard output.
@@ -46,24 +48,29 @@ pub fn talk(report: &Report, verbose: bool) {
     let style = Style::of_stderr();
     if verbose {
         for note in &report.notes {
-            eprintln!("{}: {note}", style.paint("36", "note"));
+            say(format_args!("{}: {note}", style.paint("36", "note")));
         }
         for object in &report.objects {
             for function in object.functions.iter().filter(|f| f.verdict == Verdict::Removed) {
-                eprintln!("{}: {}: removed function: {}", style.paint("36", "note"), object.name, function.function);
+                say(format_args!(
+                    "{}: {}: removed function: {}",
+                    style.paint("36", "note"),
+                    object.name,
+                    function.function
+                ));
             }
         }
     }
     for warning in &report.warnings {
-        eprintln!("{}: {warning}", style.paint("1;33", "warning"));
+        say(format_args!("{}: {warning}", style.paint("1;33", "warning")));
     }
     for refusal in &report.refusals {
-        eprintln!("{}: {refusal}", style.paint("1;31", "refused"));
+        say(format_args!("{}: {refusal}", style.paint("1;31", "refused")));
         if let Some(section) = &refusal.section {
             let offset = refusal.offset.map_or(String::new(), |o| format!(" at {o:#x}"));
-            eprintln!("  in: {section}{offset}");
+            say(format_args!("  in: {section}{offset}"));
         }
-        eprintln!("  {}: {}", style.paint("1", "advice"), refusal.advice);
+        say(format_args!("  {}: {}", style.paint("1", "advice"), refusal.advice));
     }
 }
 
@@ -83,6 +90,39 @@ pub fn first_changed(report: &Report, out: &mut dyn Write) -> std::io::Result<()
     Ok(())
 }
 
+/// Writes where each reference went, for `-d`: a line of totals for each object, then a line for each reference.
+///
+/// # Errors
+///
+/// When the stream does not take it.
+pub fn references(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    for (object, references) in &report.references {
+        let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
+        references.iter().for_each(|r| *totals.entry(r.bucket).or_default() += 1);
+        let totals: Vec<String> = totals.iter().map(|(bucket, count)| format!("{count} {bucket}")).collect();
+        let noun = if references.len() == 1 { "reference" } else { "references" };
+        let list = if totals.is_empty() { String::new() } else { format!(": {}", totals.join(", ")) };
+        writeln!(out, "{object}: {} {noun}{list}", references.len())?;
+        for r in references {
+            writeln!(out, "  {:9} {}+{:#x} -> {}", r.bucket, r.function, r.offset, r.symbol)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether standard error is a terminal that understands more than lines of text.
+pub(super) fn is_terminal() -> bool {
+    std::io::stderr().is_terminal() && can_more(std::env::var_os("TERM").as_deref())
+}
+
+fn can_more(term: Option<&OsStr>) -> bool {
+    term.is_none_or(|term| term != "dumb")
+}
+
+fn asks_for_none(no_color: Option<&OsStr>) -> bool {
+    no_color.is_some_and(|value| !value.is_empty())
+}
+
 /// Colour where a person looks on.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
@@ -90,14 +130,26 @@ pub struct Style {
 }
 
 impl Style {
-    /// For standard error: colour on a terminal, unless NO_COLOR asks for none (no-color.org).
+    /// For standard error: colour on a terminal that has any, unless NO_COLOR asks for none (no-color.org).
     pub fn of_stderr() -> Style {
-        let asked_off = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        Style { colour: !asked_off && std::io::stderr().is_terminal() }
+        Style { colour: !asks_for_none(std::env::var_os("NO_COLOR").as_deref()) && is_terminal() }
     }
 
     /// The text in an SGR colour.
     pub fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A terminal in an editor gets no escape sequences, and nobody who asked for none.
+    #[test]
+    fn colours() {
+        let of = |value: &'static str| Some(OsStr::new(value));
+        assert!(can_more(None) && can_more(of("xterm")) && !can_more(of("dumb")));
+        assert!(!asks_for_none(None) && !asks_for_none(of("")) && asks_for_none(of("1")));
     }
 }

@@ -5,15 +5,23 @@
 pub mod human;
 pub mod progress;
 
+use std::io::Write;
+
 use serde::Serialize;
 
 use crate::diff::closure::naming_offset;
 use crate::diff::verdict::{Diff, Elsewhere, Verdict};
 use crate::error::Refusal;
-use crate::reloc::Account;
+use crate::reloc::account::{Account, Reference};
 
 /// Version of the JSON's form.
 pub const SCHEMA: u32 = 1;
+
+/// Writes a line to standard error. What cannot be said there cannot be said anywhere, and a full disk or a reader that left is no
+/// reason to lose the run: `eprintln!` would panic.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
@@ -26,7 +34,7 @@ pub enum Outcome {
     Refused,
     /// The patch changes no code.
     Unchanged,
-    /// An error ended it; only in a report on several kernels.
+    /// An error ended it.
     Failed,
 }
 
@@ -124,12 +132,18 @@ pub struct Report {
     pub schema: u32,
     /// What came of it.
     pub outcome: Outcome,
+    /// What went wrong, outermost first; only when it failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub error: Vec<String>,
     /// Release of the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// The module, when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<ModuleReport>,
+    /// The private work directory, when it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work_directory: Option<String>,
     /// How many of the functions to be replaced are in the kernel as compiled; none when that was not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<usize>,
@@ -141,8 +155,11 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What is worth knowing.
     pub notes: Vec<String>,
-    /// Where every carried reference went.
+    /// How many carried references went where.
     pub account: Account,
+    /// Each of them, by object, when that was asked for.
+    #[serde(skip)]
+    pub references: Vec<(String, Vec<Reference>)>,
 }
 
 impl Report {
@@ -159,6 +176,14 @@ impl Report {
                 self.objects.push(ObjectReport { name: name.to_owned(), ..ObjectReport::default() });
                 self.objects.last_mut().expect("just pushed")
             }
+        }
+    }
+
+    /// Adds where a unit's references went.
+    pub fn list(&mut self, object: &str, references: Vec<Reference>) {
+        match self.references.iter_mut().find(|(name, _)| name == object) {
+            Some((_, all)) => all.extend(references),
+            None => self.references.push((object.to_owned(), references)),
         }
     }
 

@@ -1,9 +1,10 @@
 //! One progress line on a terminal, nothing elsewhere; with `--verbose`, a line per step instead.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{human, say};
 
 /// Shows what a run is doing.
 pub struct Progress {
@@ -16,7 +17,7 @@ pub struct Progress {
 impl Progress {
     /// Progress of a run that starts now.
     pub fn new(verbose: bool, quiet: bool) -> Progress {
-        let show = !verbose && !quiet && std::io::stderr().is_terminal();
+        let show = !verbose && !quiet && human::is_terminal();
         let bar = if show { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
             bar.set_style(style);
@@ -38,8 +39,14 @@ impl Progress {
         let label = &self.label;
         self.bar.set_message(format!("{label}{what}"));
         if self.verbose {
-            eprintln!("[{:6.2}s] {label}{what}", self.start.elapsed().as_secs_f64());
+            say(format_args!("[{:6.2}s] {label}{what}", self.start.elapsed().as_secs_f64()));
         }
+    }
+
+    /// Says what must be known while the run goes on, and not only if it ends well.
+    pub fn note(&self, what: &str) {
+        let note = human::Style::of_stderr().paint("36", "note");
+        self.bar.suspend(|| say(format_args!("{note}: {}{what}", self.label)));
     }
 
     /// Takes the line away.

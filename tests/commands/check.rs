@@ -325,6 +325,17 @@ warning: vmlinux: every sleeping task is in `schedule`: kernel threads never lea
     );
 }
 
+/// The document of `inspect` says which version of its form it has.
+#[test]
+fn inspect_as_json() {
+    let bench = Bench::new(Has::Sets);
+    bench.module(&Module::default());
+    let command = klp_build().current_dir(bench.work.path()).args(["inspect", "--json", "fix.ko"]);
+    let output = command.output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["schema"], &report["name"], &report["replace_set"]), (&1.into(), &"fix".into(), &1.into()));
+}
+
 /// `inspect` shows states with their callbacks and shadow variables, of both forms of the table.
 #[test]
 fn inspect_shows_states() {

@@ -5,6 +5,7 @@ mod small_kernel;
 
 mod check;
 mod headers;
+mod keyboard;
 mod layouts;
 mod runs;
 mod world;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -194,7 +195,7 @@ fn disturb(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result
     Ok(problems)
 }
 
-/// Ctrl-C at several points: the run ends with status 2, unless it was done before, and leaves no file, no process, no module. That it
+/// Ctrl-C at several points: the run ends by the signal, unless it was done before, and leaves no file, no process, no module. That it
 /// leaves the tree alone is seen with all the others.
 fn interrupt(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Result<Vec<String>> {
     let (tmp, module) = (out.join("interrupted-tmp"), out.join("interrupted.ko"));
@@ -220,10 +221,10 @@ fn interrupt(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Resu
             }
         };
         let mut wrong = |what: String| problems.push(format!("after {millis} ms: {what}"));
-        match status.code() {
-            Some(2) if module.exists() => wrong("a module is there".into()),
-            Some(0) if !module.exists() => wrong("no module is there".into()),
-            Some(0 | 2) => {}
+        match (status.code(), status.signal()) {
+            (_, Some(2)) if module.exists() => wrong("a module is there".into()),
+            (Some(0), _) if !module.exists() => wrong("no module is there".into()),
+            (Some(0), _) | (_, Some(2)) => {}
             _ => wrong(status.to_string()),
         }
         std::fs::remove_file(&module).ok();
