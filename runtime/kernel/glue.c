@@ -421,7 +421,7 @@ void klp_glue_shadow_duplicate(void *obj, unsigned long id)
 	WARN(1, "Duplicate shadow variable <%p, %lx>\n", obj, id);
 }
 
-/* Dynamic debug sites, and warnings that appear once. */
+/* Dynamic debug sites, and warnings. */
 
 void klp_glue_debug(enum klp_glue_site site, const char *patch, bool patching)
 {
@@ -469,11 +469,11 @@ void klp_glue_debug_stuck(struct task_struct *task, enum klp_glue_stuck why, con
 	klp_try_switch_task(task, why, func, error);
 }
 
-/* Reached from the handler. */
+/* Reached from the handler. Each caller comes here once: WARN_ONCE() would be one for all of them. */
 noinstr void klp_glue_warn(const char *what)
 {
 	instrumentation_begin();
-	WARN_ONCE(1, "livepatch: %s\n", what);
+	WARN(1, "livepatch: %s\n", what);
 	instrumentation_end();
 }
 

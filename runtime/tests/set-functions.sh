@@ -13,6 +13,13 @@ TARGET_MOD=test_klp_mod_target
 BUSY=test_klp_set_busy
 HELD=test_klp_set_held
 BUSY_MOD=test_klp_callbacks_busy
+ALIAS1=test_klp_set_alias1
+ALIAS2=test_klp_set_alias2
+ALIAS_ONE=test_klp_set_alias_one
+ALIAS_TWO=test_klp_set_alias_two
+NAMED1=test_klp_set_named1
+NAMED2=test_klp_set_named2
+NAMED_MOD=test_klp_set_named
 
 # shows FILE NAME: the /proc file is the one of that patch, or the kernel's own with "original".
 shows() {

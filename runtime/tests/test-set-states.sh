@@ -84,6 +84,26 @@ livepatch: '$A1': unpatching complete
 insmod: ERROR: could not insert module test_modules/$A1.ko: No such device"
 
 
+start_test "a pre_patch may return any number"
+
+# Too low for an error: the loader does not load the module, and insmod does not understand why.
+log "% insmod test_modules/$A1.ko state_ret=-2147483648"
+insmod test_modules/$A1.ko state_ret=-2147483648 2> /dev/null
+[[ ! -e /sys/module/$A1 ]] || die "$A1 is loaded"
+shows cmdline original
+order
+
+check_result "$(insmod_line $A1 state_ret=-2147483648)
+livepatch: enabling patch '$A1'
+livepatch: '$A1': initializing patching transition
+$A1: state 101: pre_patch
+livepatch: pre-patch callback failed for state 101 of patch '$A1' (-2147483648)
+livepatch: failed to enable patch '$A1'
+livepatch: '$A1': canceling patching transition, going to unpatch
+livepatch: '$A1': completing unpatching transition
+livepatch: '$A1': unpatching complete"
+
+
 start_test "of two states the second fails: the first is undone, its shadow variable freed"
 
 load_failing_mod $A2 state_ret=-19 fail_state=102

@@ -139,6 +139,39 @@ $(unpatching $TARGET)
 % rmmod $TARGET"
 
 
+start_test "reading does not wait for a long enable"
+
+load_lp $B1
+log "% insmod test_modules/$A1.ko pre_patch_ms=10000"
+insmod test_modules/$A1.ko pre_patch_ms=10000 &
+loader=$!
+loop_until "[[ -e '$SYSFS_KLP_DIR/$A1/transition' ]]" || die "$A1 is not there"
+sleep 1
+began=$SECONDS
+check_sysfs_value $B1 enabled 1
+check_sysfs_value $B1 transition 0
+check_sysfs_value $B1 vmlinux/patched 1
+check_sysfs_value $A1 enabled 0
+check_sysfs_value $A1 transition 1
+[[ $((SECONDS - began)) -lt 5 ]] || die "reading took $((SECONDS - began)) seconds"
+wait $loader || die "$A1 was not loaded"
+wait_transition $A1 0 "the transition does not end"
+check_sysfs_value $A1 enabled 1
+disable_lp $A1
+unload_lp $A1
+disable_lp $B1
+unload_lp $B1
+
+check_result "$(insmod_line $B1)
+$(patching $B1)
+$(insmod_line $A1 pre_patch_ms=10000)
+$(patching $A1 101)
+$(unpatching $A1 101)
+% rmmod $A1
+$(unpatching $B1)
+% rmmod $B1"
+
+
 start_test "a function of another set is refused"
 
 load_lp $B1

@@ -252,11 +252,43 @@ pub(super) fn resolve(
         held.extend(diff::alloc_tags::carried_counters(diff, &closure));
         parts.push(UnitPatch { target: unit.target.display().to_string(), object: unit.object.clone(), patch, held });
     }
+    report.refusals.extend(twice(kernel, &parts)?);
     indirect::judge(kernel, request, units, diffs, loaded, &given_away, report)?;
     report.warnings.extend(diff::moved_calls::warnings(diffs.iter().map(|(_, diff)| diff)));
     let mut said = HashSet::new();
     report.refusals.retain(|r| said.insert((r.message.clone(), r.object.clone())));
     Ok(parts)
+}
+
+/// Functions that two units would replace: one name twice, or two names of one address. The kernel runs one of the replacements only,
+/// and the runtime refuses them.
+fn twice(kernel: &Kernel, parts: &[UnitPatch]) -> Result<Vec<Refusal>> {
+    let mut objects: BTreeMap<&str, Vec<(&str, &str, u64)>> = BTreeMap::new();
+    for part in parts {
+        let replaced = part.patch.replacements.iter().map(|r| (part.target.as_str(), &*r.old_name, r.sympos.into()));
+        objects.entry(&part.object).or_default().extend(replaced);
+    }
+    let mut refusals = Vec::new();
+    for (object, functions) in objects.into_iter().filter(|(_, functions)| functions.len() > 1) {
+        let table = kernel.symbols(object)?;
+        refusals.extend(replaced_twice(&table, &functions).into_iter().map(|refusal| refusal.object(object)));
+    }
+    Ok(refusals)
+}
+
+/// The same for one object: units with the functions they replace, and positions.
+fn replaced_twice(table: &SymbolTable, functions: &[(&str, &str, u64)]) -> Vec<Refusal> {
+    let pairs = table.twice(functions.iter().map(|(_, name, sympos)| (*name, *sympos)));
+    let refusal = |(first, second): (usize, usize)| {
+        let ((a, f, _), (b, g, _)) = (functions[first], functions[second]);
+        Refusal::new(
+            Reason::FormatRule,
+            format!("`{f}` of {a} and `{g}` of {b} are one function of the kernel, and both change"),
+            "change it in the file that the kernel has it from",
+        )
+        .symbol(g)
+    };
+    pairs.into_iter().map(refusal).collect()
 }
 
 /// Modules whose exports the patched module already uses: of this unit, and those it says it depends on.
@@ -288,6 +320,32 @@ fn says_it_depends_on(path: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::symtab::{Binding, KernelSymbol, Kind};
+
+    /// What two units change of one function, by one name or by two, is refused; namesakes at other addresses are not.
+    #[test]
+    fn one_function_of_two_units() {
+        let symbol = |name: &str, address| KernelSymbol {
+            name: name.to_owned(),
+            address,
+            size: None,
+            binding: Binding::Global,
+            kind: Kind::Func,
+            file: None,
+            init: false,
+            section: None,
+        };
+        let list = vec![symbol("f", 16), symbol("also_f", 16), symbol("g", 32), symbol("g", 48)];
+        let table = SymbolTable::new(list, Vec::new());
+        let said = |functions: &[(&str, &str, u64)]| -> Vec<String> {
+            replaced_twice(&table, functions).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(said(&[("a.o", "f", 0), ("a.o", "g", 1), ("b.o", "g", 2)]), [""; 0]);
+        let text = "of a.o and `also_f` of b.o are one function of the kernel, and both change [format-rule]";
+        assert_eq!(said(&[("a.o", "f", 0), ("b.o", "also_f", 0)]), [format!("`f` {text}")]);
+        let text = "`f` of a.o and `f` of b.o are one function of the kernel, and both change [format-rule]";
+        assert_eq!(said(&[("a.o", "f", 0), ("b.o", "f", 0)]), [text]);
+    }
 
     /// Distributions compress modules: what they depend on is read all the same, and what is no module is no silent "nothing".
     #[test]

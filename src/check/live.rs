@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::peers::Peer;
+use super::peers::{Addresses, Peer};
 use super::{Finding, about};
 use crate::error::Reason;
 use crate::inspect::Inspection;
@@ -76,7 +76,7 @@ fn flag(word: &str) -> bool {
 }
 
 /// What is to be said of the functions that a module replaces.
-pub fn of(found: &Inspection, loaded: &[Peer], watched: &Watched) -> Vec<Finding> {
+pub fn of(found: &Inspection, loaded: &[Peer], watched: &Watched, addresses: Addresses<'_>) -> Vec<Finding> {
     let mut out = Vec::new();
     let module = found.name.replace('-', "_");
     for object in &found.objects {
@@ -85,7 +85,7 @@ pub fn of(found: &Inspection, loaded: &[Peer], watched: &Watched) -> Vec<Finding
             let key = (object.name.clone(), name.clone());
             let say = |reason, message: String, advice| about(reason, &object.name, name, message, advice);
             // A livepatch redirects its functions in the same way, and gives way to the next one.
-            let by_livepatch = |peer: &Peer| peer.objects.is_none() || peer.patches(&object.name, function);
+            let by_livepatch = |peer: &Peer| peer.objects.is_none() || peer.patches(&object.name, function, addresses);
             if watched.redirected.contains(&key) && !loaded.iter().any(by_livepatch) {
                 out.push(Finding::error(
                     &module,

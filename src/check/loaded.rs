@@ -54,7 +54,7 @@ fn patch(path: &Path, has: abi::Replace) -> Result<Peer> {
             let Some((function, sympos)) = parsed else {
                 bail!("`{}` is no function of a livepatch: its name is not NAME,POSITION", function.display());
             };
-            functions.push(Function { function: function.to_owned(), sympos });
+            functions.push(Function { function: function.to_owned(), sympos, code: None });
         }
         objects.push(PatchedObject { name: name(&object), functions, callbacks: Vec::new() });
     }
@@ -132,8 +132,12 @@ mod tests {
         assert_eq!(peers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["z", "a"]);
         assert_eq!((peers[0].scope, peers[1].scope), (Scope::Set(7), Scope::Everything));
         assert_eq!((peers[0].in_transition, peers[1].in_transition), (false, true));
-        assert!(peers[0].patches("vmlinux", &Function { function: "show.isra.0".into(), sympos: 2 }));
-        assert!(peers[0].patches("ext4", &Function { function: "f".into(), sympos: 1 }));
+        assert!(peers[0].patches(
+            "vmlinux",
+            &Function { function: "show.isra.0".into(), sympos: 2, code: None },
+            &|_, _| None
+        ));
+        assert!(peers[0].patches("ext4", &Function { function: "f".into(), sympos: 1, code: None }, &|_, _| None));
         assert_eq!(read(dir.path(), abi::Replace::Set).unwrap()[1].scope, Scope::Set(1));
         let old = copy(&[("a/enabled", "1\n")], &[]);
         assert_eq!(read(old.path(), abi::Replace::Boolean).unwrap()[0].scope, Scope::Unknown);

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::elf::Object;
 use crate::error::{Reason, Refusal};
-use crate::inspect::Inspection;
+use crate::inspect::{Function, Inspection};
 use crate::kernel::Kernel;
 
 pub use loader::built_for;
@@ -119,6 +119,9 @@ pub struct Checked {
 pub fn check(kernel: &Kernel, candidates: &[Candidate], live: &Live) -> anyhow::Result<Checked> {
     let mut checked = Checked::default();
     let mut peers = live.peers.clone();
+    // A module whose file is not known has a note by itself.
+    let table = |object: &str| kernel.symbols(object).ok();
+    let addresses = |object: &str, function: &Function| table(object)?.address(&function.function, function.sympos);
     for candidate in candidates {
         let peer = peers::Peer::of(&candidate.found, kernel.abi().replace);
         let name = &peer.name;
@@ -126,8 +129,9 @@ pub fn check(kernel: &Kernel, candidates: &[Candidate], live: &Live) -> anyhow::
             .into_iter()
             .map(|refusal| Finding::error(name, refusal))
             .collect();
-        findings.extend(live::of(&candidate.found, &peers, &live.watched));
-        findings.extend(peers::findings(&peer, &peers, kernel.abi().replace));
+        findings.extend(module::twice(&candidate.found, kernel.abi().replace, table));
+        findings.extend(live::of(&candidate.found, &peers, &live.watched, &addresses));
+        findings.extend(peers::findings(&peer, &peers, kernel.abi().replace, &addresses));
         let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error).peekable();
         let loads = errors.peek().is_none();
         let is_known = loads || errors.any(|finding| finding.what.reason != Reason::ObjectsUnknown);

@@ -5,10 +5,11 @@
 //! `struct klp_patch`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Candidate, loader};
+use super::{Candidate, Finding, about, loader};
 use crate::elf::klp::KlpSymbol;
 use crate::elf::{Object, Place};
 use crate::emit::readback;
@@ -152,6 +153,37 @@ fn repeated(found: &Inspection) -> Vec<Refusal> {
     refusals
 }
 
+/// Functions that the module replaces twice, by two names of one address: only one of the replacements would run. A core with sets
+/// refuses that, unless both are the same code; the others let it pass, and then one step down the stack is not what tasks ran.
+pub(super) fn twice(
+    found: &Inspection,
+    has: Replace,
+    table: impl Fn(&str) -> Option<Arc<SymbolTable>>,
+) -> Vec<Finding> {
+    let module = found.name.replace('-', "_");
+    let mut findings = Vec::new();
+    for object in &found.objects {
+        let Some(table) = table(&object.name) else { continue };
+        let functions = &object.functions;
+        for (first, second) in table.twice(functions.iter().map(|f| (f.function.as_str(), f.sympos))) {
+            let (first, second) = (&functions[first], &functions[second]);
+            let one_code = first.code.is_some() && first.code == second.code;
+            // A name that stands there twice is said by `repeated`.
+            if first.function == second.function || has == Replace::Set && one_code {
+                continue;
+            }
+            let [a, b] = [first, second].map(|f| format!("`{},{}`", f.function, f.sympos));
+            let message = format!("{a} and {b} are one function, which `{module}` replaces twice");
+            let refusal = about(Reason::FormatRule, &object.name, &second.function, message, "replace it by one name");
+            findings.push(match has {
+                Replace::Set => Finding::error(&module, refusal),
+                _ => Finding::warning(&module, refusal),
+            });
+        }
+    }
+    findings
+}
+
 /// Functions to be replaced that ftrace knows no place of (kernel/livepatch/patch.c `klp_patch_func`), as far as an image tells.
 fn unhookable(kernel: &Kernel, found: &Inspection) -> Result<Vec<Refusal>> {
     let mut refusals = Vec::new();
@@ -192,7 +224,8 @@ fn is_without_call(loaded: &Loaded, address: u64) -> bool {
 mod tests {
     use super::*;
     use crate::elf::object::{Reloc, stb};
-    use crate::elf::{Section, Symbol, SymbolId};
+    use crate::elf::{Section, SectionId, Symbol, SymbolId};
+    use crate::inspect::{Function, PatchedObject, inspect};
     use crate::kernel::symtab::{Binding, KernelSymbol};
     use crate::kernel::symvers::Symvers;
 
@@ -239,18 +272,49 @@ mod tests {
         );
     }
 
-    /// A position the kernel would not find, or that would mean another symbol than the module thinks.
-    #[test]
-    fn positions() {
-        let symbol = |name: &str, address| KernelSymbol {
+    fn symbol(name: &str, address: u64) -> KernelSymbol {
+        let (binding, kind) = (Binding::Local, Kind::Func);
+        KernelSymbol {
             name: name.to_owned(),
             address,
             size: None,
-            binding: Binding::Local,
-            kind: Kind::Func,
+            binding,
+            kind,
             file: None,
             init: false,
+            section: None,
+        }
+    }
+
+    /// Two names of one function in one module: a core with sets refuses two replacements; the same one twice is none.
+    #[test]
+    fn one_function_replaced_twice() {
+        let names = ["f", "also_f", "g"].into_iter().zip([16, 16, 32]);
+        let table = Arc::new(SymbolTable::new(names.map(|(name, at)| symbol(name, at)).collect(), Vec::new()));
+        let said = |names: &[(&str, u64)], has| -> Vec<String> {
+            let function = |(name, code): &(&str, u64)| Function {
+                function: (*name).to_owned(),
+                sympos: 0,
+                code: Some((SectionId(1), *code)),
+            };
+            let functions = names.iter().map(function).collect();
+            let info = section(".modinfo", b"livepatch=Y\0name=livepatch-x\0");
+            let mut found = inspect(&Object { sections: vec![info], ..Object::default() }).unwrap();
+            found.objects = vec![PatchedObject { name: "vmlinux".to_owned(), functions, callbacks: Vec::new() }];
+            let findings = twice(&found, has, |object| (object == "vmlinux").then(|| table.clone()));
+            findings.iter().map(|finding| format!("{:?}: {}", finding.severity, finding.what)).collect()
         };
+        let text = "vmlinux: `f,0` and `also_f,0` are one function, which `livepatch_x` replaces twice [format-rule]";
+        assert_eq!(said(&[("f", 0), ("g", 16), ("also_f", 32)], Replace::Set), [format!("Error: {text}")]);
+        assert_eq!(said(&[("f", 0), ("also_f", 32)], Replace::Boolean), [format!("Warning: {text}")]);
+        assert_eq!(said(&[("f", 0), ("also_f", 0)], Replace::Set), [""; 0]);
+        assert_eq!(said(&[("f", 0), ("also_f", 0)], Replace::Boolean), [format!("Warning: {text}")]);
+        assert_eq!(said(&[("f", 0), ("g", 16), ("elsewhere", 32)], Replace::Set), [""; 0]);
+    }
+
+    /// A position the kernel would not find, or that would mean another symbol than the module thinks.
+    #[test]
+    fn positions() {
         let table = SymbolTable::new(vec![symbol("one", 1), symbol("two", 2), symbol("two", 3)], Vec::new());
         let said =
             |name: &str, position| unresolvable(&table, name, position).map(|(reason, why)| (reason.code(), why));

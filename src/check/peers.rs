@@ -2,11 +2,15 @@
 //!
 //! In: a livepatch and those that are enabled. Out: findings. The rules are the kernel's: states by kernel/livepatch/state.c,
 //! sets by runtime/README.md ("What decides what"). A fix that goes away with the livepatch that brought it breaks no rule, so
-//! nobody but a check before loading says so.
+//! nobody but a check before loading says so. One function may have several names, so functions are the same by name or, where
+//! the kernel's symbols tell it, by address.
+
+use std::collections::HashMap;
 
 use crate::error::{Reason, Refusal};
 use crate::inspect::{Function, Inspection, PatchedObject, State};
 use crate::kernel::abi;
+use crate::kernel::symtab::Address;
 
 use super::{Finding, about};
 
@@ -38,6 +42,9 @@ impl Scope {
         matches!((self, other), (Scope::Set(a), Scope::Set(b)) if a != b)
     }
 }
+
+/// Where a function of an object is, if that is known.
+pub type Addresses<'a> = &'a dyn Fn(&str, &Function) -> Option<Address>;
 
 /// A livepatch among others.
 #[derive(Debug, Clone)]
@@ -103,9 +110,11 @@ impl Peer {
         self.objects.iter().flatten().flat_map(|o| o.functions.iter().map(|f| (o.name.as_str(), f)))
     }
 
-    /// Whether it patches a function; position 0 ("the only one") and 1 are the same.
-    pub fn patches(&self, object: &str, function: &Function) -> bool {
-        self.functions().any(|(name, f)| name == object && same(f, function))
+    /// Whether it patches a function, by this name or another; position 0 ("the only one") and 1 are the same.
+    pub fn patches(&self, object: &str, function: &Function, addresses: Addresses<'_>) -> bool {
+        let mut own = self.functions().filter(|(name, _)| *name == object).map(|(_, f)| f);
+        let at = addresses(object, function);
+        own.any(|f| same(f, function) || at.is_some() && addresses(object, f) == at)
     }
 
     fn state(&self, id: u64) -> Option<&State> {
@@ -126,8 +135,10 @@ pub fn replace(new: &Peer, peers: &mut Vec<Peer>) -> Vec<String> {
 }
 
 /// What comes of enabling `new` where `peers` are enabled.
-pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace) -> Vec<Finding> {
+pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace, addresses: Addresses<'_>) -> Vec<Finding> {
     let mut out = Vec::new();
+    let located = |(object, f)| Some(((object, addresses(object, f)?), f));
+    let own: HashMap<(&str, Address), &Function> = new.functions().filter_map(located).collect();
     if new.objects.is_none() {
         let message =
             format!("what `{}` replaces cannot be read: its tables are of no form that is understood", new.name);
@@ -164,7 +175,7 @@ pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace) -> Vec<Finding> {
             out.push(Finding::warning(&new.name, Refusal::new(Reason::ObjectsUnknown, message, advice)));
         }
         if new.objects.is_some() {
-            functions(new, old, &mut out);
+            functions(new, old, (&own, addresses), &mut out);
         }
         states(new, old, has, &mut out);
         out[before..].iter_mut().for_each(|finding| *finding = finding.clone().with(&old.name));
@@ -179,18 +190,31 @@ pub fn findings(new: &Peer, peers: &[Peer], has: abi::Replace) -> Vec<Finding> {
     out
 }
 
-fn functions(new: &Peer, old: &Peer, out: &mut Vec<Finding>) {
+/// What of the new livepatch is at which address, and where other functions are.
+type Located<'a> = (&'a HashMap<(&'a str, Address), &'a Function>, Addresses<'a>);
+
+fn functions(new: &Peer, old: &Peer, (own, addresses): Located<'_>, out: &mut Vec<Finding>) {
     let (a, b) = (&new.name, &old.name);
     for (object, function) in old.functions() {
         let name = format!("{},{}", function.function, function.sympos);
-        let both = new.patches(object, function);
+        let named = new.functions().any(|(other, f)| other == object && same(f, function));
+        let alias = || own.get(&(object, addresses(object, function)?)).copied();
+        let alias = if named { None } else { alias() };
+        let both = named || alias.is_some();
         let say = |reason, message: String, advice| about(reason, object, &function.function, message, advice);
         if let (true, Scope::Set(x), Scope::Set(y)) = (both && new.scope.apart(old.scope), new.scope, old.scope) {
+            let message = match alias {
+                None => format!("`{a}` of set {x} and `{b}` of set {y} both replace `{name}`"),
+                Some(f) => format!(
+                    "`{a}` of set {x} and `{b}` of set {y} both replace one function, which is `{},{}` and `{name}`",
+                    f.function, f.sympos
+                ),
+            };
             out.push(Finding::error(
                 a,
                 say(
                     Reason::FunctionConflict,
-                    format!("`{a}` of set {x} and `{b}` of set {y} both replace `{name}`"),
+                    message,
                     "put both changes into one livepatch, or both livepatches into one set",
                 ),
             ));
@@ -256,7 +280,8 @@ mod tests {
     use crate::check::Severity;
 
     fn peer(name: &str, scope: Scope, functions: &[(&str, u64)], states: &[(u64, u32)]) -> Peer {
-        let function = |(name, sympos): &(&str, u64)| Function { function: (*name).to_owned(), sympos: *sympos };
+        let function =
+            |(name, sympos): &(&str, u64)| Function { function: (*name).to_owned(), sympos: *sympos, code: None };
         let state = |(id, version): &(u64, u32)| State { id: *id, version: *version, ..State::default() };
         Peer {
             name: name.to_owned(),
@@ -276,7 +301,38 @@ mod tests {
             let kind = if finding.severity == Severity::Error { "error" } else { "warning" };
             format!("{kind}: {}", finding.what)
         };
-        findings(new, peers, abi::Replace::Set).into_iter().map(line).collect()
+        // What kallsyms of a kernel with compat system calls has.
+        let address = |object: &str, f: &Function| match (object, f.function.as_str()) {
+            ("vmlinux", "__do_sys_getpid" | "__x64_sys_getpid" | "__ia32_sys_getpid") => Some((None, 64)),
+            _ => None,
+        };
+        findings(new, peers, abi::Replace::Set, &address).into_iter().map(line).collect()
+    }
+
+    /// One function with two names: two sets may not share it, and a livepatch that takes the place of another by the other name
+    /// drops nothing.
+    #[test]
+    fn sets_conflict_by_address() {
+        let a = peer("a", Scope::Set(1), &[("show", 0), ("__x64_sys_getpid", 0)], &[]);
+        let with = |scope, name| said(&peer("b", scope, &[("show", 0), (name, 0)], &[]), std::slice::from_ref(&a));
+        let other = |name| said(&peer("b", Scope::Set(2), &[(name, 0)], &[]), std::slice::from_ref(&a));
+        assert_eq!(
+            other("__ia32_sys_getpid"),
+            [
+                "error: vmlinux: `b` of set 2 and `a` of set 1 both replace one function, which is `__ia32_sys_getpid,0` \
+              and `__x64_sys_getpid,0` [function-conflict]"
+            ]
+        );
+        assert_eq!(other("__x64_sys_getppid"), [""; 0]);
+        assert_eq!(with(Scope::Set(1), "__ia32_sys_getpid"), [""; 0]);
+        assert_eq!(with(Scope::Everything, "__do_sys_getpid"), [""; 0]);
+        let dropped = "warning: vmlinux: `b` replaces `a` and does not patch `__x64_sys_getpid,0`: the kernel's own comes back \
+                       [fix-dropped]";
+        assert_eq!(with(Scope::Set(1), "__x64_sys_getppid"), [dropped]);
+        let hidden = said(&peer("b", Scope::Nothing, &[("__do_sys_getpid", 0)], &[]), std::slice::from_ref(&a));
+        let text = "warning: vmlinux: `b` lies above `a`, whose `__x64_sys_getpid,0` does not run while it is enabled \
+                    [fix-hidden]";
+        assert_eq!(hidden, [text]);
     }
 
     /// Two sets may not both replace a function: one of them would be refused, or lost while the other comes.

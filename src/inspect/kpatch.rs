@@ -24,7 +24,7 @@ const CALLBACK: u64 = 16;
 pub(super) fn read(reader: &Reader<'_>, table: SectionId) -> Option<Vec<PatchedObject>> {
     let mut objects = Vec::new();
     for at in entries(reader, table, FUNCTION)? {
-        code(reader, table, at)?;
+        let code = code(reader, table, at)?;
         let is_pointer = |offset: u64| reader.reloc((table, at + offset)).is_some();
         if (8..NAME).step_by(8).any(is_pointer) {
             return None;
@@ -32,7 +32,7 @@ pub(super) fn read(reader: &Reader<'_>, table: SectionId) -> Option<Vec<PatchedO
         let function = reader.text((table, at + NAME))?;
         let sympos = reader.value((table, at + SYMPOS), 8)?;
         let object = reader.text((table, at + OBJECT))?;
-        of_name(&mut objects, object).functions.push(Function { function, sympos });
+        of_name(&mut objects, object).functions.push(Function { function, sympos, code: Some(code) });
     }
     for kind in CALLBACKS {
         let Some(table) = reader.module.section_named(&format!(".kpatch.callbacks.{kind}")) else { continue };
@@ -51,9 +51,8 @@ fn entries(reader: &Reader<'_>, table: SectionId, size: u64) -> Option<impl Iter
 }
 
 /// What an entry begins with: the address of code.
-fn code(reader: &Reader<'_>, table: SectionId, at: u64) -> Option<()> {
-    let (section, _) = reader.pointer((table, at))?;
-    id_is_code(reader.module, section).then_some(())
+fn code(reader: &Reader<'_>, table: SectionId, at: u64) -> Option<(SectionId, u64)> {
+    reader.pointer((table, at)).filter(|(section, _)| id_is_code(reader.module, *section))
 }
 
 fn of_name(objects: &mut Vec<PatchedObject>, name: String) -> &mut PatchedObject {

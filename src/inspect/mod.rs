@@ -27,6 +27,9 @@ pub struct Function {
     pub function: String,
     /// Position among its namesakes; 0 when unique.
     pub sympos: u64,
+    /// Where the code is that takes its place: section of the module, and offset. sysfs does not tell.
+    #[serde(skip)]
+    pub code: Option<(SectionId, u64)>,
 }
 
 /// A patched object.
@@ -232,7 +235,7 @@ impl Reader<'_> {
                 && id_is_code(self.module, code.0)
             {
                 let sympos = self.value((at.0, reloc.r_offset + 16), 8).unwrap_or(0);
-                out.push(Function { function: name, sympos });
+                out.push(Function { function: name, sympos, code: Some(code) });
             }
         }
         out
@@ -250,7 +253,8 @@ impl Reader<'_> {
                 let function = |n: u64| -> Option<Function> {
                     let (table, start) = functions?;
                     let place = start + n * 24;
-                    Some(Function { function: self.text((table, place))?, sympos: self.value((table, place + 16), 8)? })
+                    let (function, code) = (self.text((table, place))?, self.pointer((table, place + 8)));
+                    Some(Function { function, sympos: self.value((table, place + 16), 8)?, code })
                 };
                 Some(PatchedObject {
                     name: self.text((id, at)).unwrap_or_else(|| "vmlinux".to_owned()),

@@ -148,6 +148,7 @@ impl RawTable {
                 kind,
                 file: (bind == sym::STB_LOCAL && !files.is_empty()).then(|| files.len() as u32 - 1),
                 init,
+                section: (self.e_type == header::ET_REL).then_some(index as u32),
             });
         }
         (symbols, files)

@@ -4,7 +4,7 @@ use super::*;
 
 fn symbol(name: &str, address: u64, binding: Binding, kind: Kind, file: Option<u32>) -> KernelSymbol {
     let size = file.map(|_| 16);
-    KernelSymbol { name: name.to_owned(), address, size, binding, kind, file, init: false }
+    KernelSymbol { name: name.to_owned(), address, size, binding, kind, file, init: false, section: None }
 }
 
 fn func(name: &str, size: u64) -> UnitSymbol {

@@ -47,7 +47,12 @@ pub struct KernelSymbol {
     pub file: Option<u32>,
     /// Lies in memory that is freed after boot or load.
     pub init: bool,
+    /// The section that the address counts from (modules' files only).
+    pub section: Option<u32>,
 }
+
+/// Where a function is: the section that the address counts from, if any, and the address.
+pub type Address = (Option<u32>, u64);
 
 /// The symbols of vmlinux or of one module, in sympos order.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +87,34 @@ impl SymbolTable {
     /// Indices of the symbols of an STT_FILE group, in table order.
     pub fn group(&self, file: u32) -> &[u32] {
         self.by_file.get(file as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where the livepatch core finds `name,sympos`; `None` where it finds nothing, or the table hides addresses
+    /// (/proc/kallsyms for others than root).
+    pub fn address(&self, name: &str, sympos: u64) -> Option<Address> {
+        let named = self.named(name);
+        let index = match (sympos, named) {
+            (0, [index]) => index,
+            (0, _) => return None,
+            _ => named.get(usize::try_from(sympos - 1).ok()?)?,
+        };
+        let symbol = &self.symbols[*index as usize];
+        (symbol.section.is_some() || symbol.address != 0).then_some((symbol.section, symbol.address))
+    }
+
+    /// Pairs of functions, given as name and sympos, that are one function with two names: the indices of each and of the first
+    /// that is at its address.
+    pub fn twice<'f>(&self, functions: impl IntoIterator<Item = (&'f str, u64)>) -> Vec<(usize, usize)> {
+        let mut seen: HashMap<Address, usize> = HashMap::new();
+        let mut pairs = Vec::new();
+        for (i, (name, sympos)) in functions.into_iter().enumerate() {
+            let Some(address) = self.address(name, sympos) else { continue };
+            match seen.get(&address) {
+                Some(first) => pairs.push((*first, i)),
+                None => drop(seen.insert(address, i)),
+            }
+        }
+        pairs
     }
 
     /// The only symbol of this name.
@@ -187,7 +220,7 @@ mod tests {
 
     pub(crate) fn symbol(name: &str, address: u64, init: bool) -> KernelSymbol {
         let (binding, kind) = (Binding::Local, Kind::Func);
-        KernelSymbol { name: name.to_owned(), address, size: None, binding, kind, file: None, init }
+        KernelSymbol { name: name.to_owned(), address, size: None, binding, kind, file: None, init, section: None }
     }
 
     /// Positions are 0 when unique and count from 1 otherwise; init twins in front make one unusable in modules.
@@ -205,6 +238,31 @@ mod tests {
         assert_eq!(table.sympos(2, false), Some(2));
         assert_eq!(table.sympos(2, true), None);
         assert_eq!(table.sympos(3, true), Some(1));
+    }
+
+    /// Names of one address are one function; sections, positions, and addresses that are not shown are told apart.
+    #[test]
+    fn one_function_with_two_names() {
+        let at = |name: &str, section, address| KernelSymbol { section, ..symbol(name, address, false) };
+        let list = vec![
+            at("__do_sys_getpid", None, 64),
+            at("__x64_sys_getpid", None, 64),
+            at("show", None, 80),
+            at("show", None, 96),
+            at("alias_of_second", None, 96),
+            at("hidden", None, 0),
+            at("hidden_too", None, 0),
+            at("text_start", Some(1), 0),
+            at("exit_start", Some(2), 0),
+            at("text_alias", Some(1), 0),
+        ];
+        let table = SymbolTable::new(list, Vec::new());
+        let twice = |names: &[(&'static str, u64)]| table.twice(names.iter().copied());
+        assert_eq!(twice(&[("show", 1), ("__do_sys_getpid", 0), ("__x64_sys_getpid", 1)]), [(1, 2)]);
+        assert_eq!(twice(&[("show", 1), ("show", 2), ("alias_of_second", 0)]), [(1, 2)]);
+        assert_eq!(twice(&[("show", 0), ("alias_of_second", 0), ("none", 0), ("none", 1)]), []);
+        assert_eq!(twice(&[("hidden", 0), ("hidden_too", 0)]), []);
+        assert_eq!(twice(&[("text_start", 0), ("exit_start", 0), ("text_alias", 0)]), [(0, 2)]);
     }
 
     /// The per-cpu template inside the init range is not init data.

@@ -84,6 +84,7 @@ pub(super) fn from_letter(name: &str, address: u64, letter: u8) -> KernelSymbol 
         },
         file: None,
         init: false,
+        section: None,
     }
 }
 

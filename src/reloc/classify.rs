@@ -386,6 +386,7 @@ fn kernel_symbol(object: &Object, id: SymbolId) -> KernelSymbol {
         },
         file: None,
         init: matches!(symbol.place, Place::Section(at) if names::is_init_section(&object.section(at).name)),
+        section: None,
     }
 }
 
@@ -404,6 +405,7 @@ mod tests {
             kind: Kind::Func,
             file: None,
             init,
+            section: None,
         };
         let list = |init| vec![symbol(Binding::Local, init), symbol(Binding::Global, false)];
         let position = |init| global_position(&SymbolTable::new(list(init), Vec::new()), "probe", true);

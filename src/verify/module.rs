@@ -123,5 +123,5 @@ fn symbols(
 }
 
 fn symbol(name: &str, address: u64, size: Option<u64>, binding: Binding, kind: Kind) -> KernelSymbol {
-    KernelSymbol { name: name.to_owned(), address, size, binding, kind, file: None, init: false }
+    KernelSymbol { name: name.to_owned(), address, size, binding, kind, file: None, init: false, section: None }
 }

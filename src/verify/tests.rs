@@ -84,7 +84,16 @@ fn check(object: &Object, loaded: &Loaded) -> Vec<Finding> {
 }
 
 fn global(name: &str, address: u64, kind: SymbolKind) -> KernelSymbol {
-    KernelSymbol { name: name.to_owned(), address, size: None, binding: Binding::Global, kind, file: None, init: false }
+    KernelSymbol {
+        name: name.to_owned(),
+        address,
+        size: None,
+        binding: Binding::Global,
+        kind,
+        file: None,
+        init: false,
+        section: None,
+    }
 }
 
 fn local(name: &str, address: u64, kind: SymbolKind, file: u32) -> KernelSymbol {

@@ -239,6 +239,66 @@ refused: `less` replaces `base` and does not have its state 7, which nothing wou
     );
 }
 
+/// One function with two names, which the symbol table tells: two sets may not share it, to replace it by the other name drops
+/// nothing and is not a second redirection, and one module that has both replaces it once.
+#[test]
+fn two_names_of_one_function() {
+    let map = |bench: &Bench| {
+        let map = fs::read_to_string(bench.kernel.path().join("System.map")).expect("readable");
+        let vfs_read = "ffffffff81000300 T vfs_read\n";
+        let both = "ffffffff81000300 T vfs_read\nffffffff81000300 T also_vfs_read\n";
+        assert!(map.contains(vfs_read));
+        bench.kernel.write("System.map", &map.replace(vfs_read, both));
+    };
+    let bench = Bench::new(Has::Sets);
+    map(&bench);
+    let (first, second): (&[_], &[_]) = (&[("vfs_read", 0)], &[("also_vfs_read", 1)]);
+    bench.module(&Module { name: "base", functions: first, ..Module::default() });
+    bench.module(&Module { name: "other", set: 2, functions: second, ..Module::default() });
+    bench.module(&Module { name: "next", functions: second, ..Module::default() });
+    bench.module(&Module { name: "both", functions: &[first, second].concat(), ..Module::default() });
+    let conflict: Data = str![[r#"
+refused: vmlinux: `other` of set 2 and `base` of set 1 both replace one function, which is `also_vfs_read,1` and `vfs_read,0` [function-conflict]
+  advice: put both changes into one livepatch, or both livepatches into one set
+...
+"#]]
+    .into();
+    let refused = |head: &str| -> Data { format!("{head}other.ko: would be refused by 7.3.4\n").into() };
+    bench.check(&["base.ko", "other.ko"], 1, refused("base.ko: would load on 7.3.4\n"), conflict.clone());
+    let files = [("enabled", "1\n"), ("replace_set", "1\n"), ("transition", "0\n"), ("stack_order", "1\n")];
+    bench.loaded("base", &files, &["vfs_read,1"]);
+    let conflict_in_sysfs = str![[r#"
+refused: vmlinux: `other` of set 2 and `base` of set 1 both replace one function, which is `also_vfs_read,1` and `vfs_read,1` [function-conflict]
+...
+"#]];
+    bench.check(&["--loaded", "sys", "other.ko"], 1, refused(""), conflict_in_sysfs.into());
+    bench.write("traced", "also_vfs_read (1) R I     \ttramp: 0xffffffffa0000000\n");
+    bench.check(
+        &["--loaded", "sys", "--loaded", "base.ko", "--traced", "traced", "next.ko", "both.ko"],
+        0,
+        str![[r#"
+next.ko: would load on 7.3.4
+  replaces `base`
+both.ko: would load on 7.3.4
+  replaces `next`
+
+"#]]
+        .into(),
+        str![[r#""#]].into(),
+    );
+
+    // A core without sets takes both names, and has two replacements of the function in one livepatch.
+    let bench = Bench::new(Has::Boolean);
+    map(&bench);
+    bench.module(&Module { name: "both", functions: &[first, second].concat(), ..Module::default() });
+    let twice = str![[r#"
+warning: vmlinux: `vfs_read,0` and `also_vfs_read,1` are one function, which `both` replaces twice [format-rule]
+  advice: replace it by one name
+
+"#]];
+    bench.check(&["both.ko"], 0, "both.ko: would load on 7.3.4\n".into(), twice.into());
+}
+
 /// What is loaded, from a copy of sysfs: sets, transitions, names; its states from the file, where that is given as well.
 #[test]
 fn beside_what_is_loaded() {

@@ -209,3 +209,28 @@ fn two_sets() {
     println!("two sets: {worlds} worlds, {steps} steps");
     assert!(worlds > 10_000);
 }
+
+/// One patch replaces the other, and both have a function of the kernel and one of the module by different names: nothing is
+/// mixed, and no no-op hides what was put there.
+#[test]
+fn another_name() {
+    let a = patch(Scope::Everything, &[(None, &[0]), (Some(0), &[2])], &[]);
+    let b = patch(Scope::Everything, &[(None, &[1]), (Some(0), &[3])], &[]);
+    let mut start = World::new(&[None, None, Some(0), Some(0)], &[a, b], 3, 0);
+    (start.at[1], start.at[3]) = (0, 2);
+    let (worlds, steps) = explore(start);
+    println!("another name: {worlds} worlds, {steps} steps");
+    assert!(worlds > 10_000);
+}
+
+/// Two sets that have a function of the module by different names: the module and both of them are never there together.
+#[test]
+fn two_sets_by_two_names() {
+    let a = patch(Scope::Set(1), &[(None, &[0]), (Some(0), &[1])], &[]);
+    let b = patch(Scope::Set(2), &[(Some(0), &[2])], &[]);
+    let mut start = World::new(&[None, Some(0), Some(0)], &[a, b], 3, 0);
+    start.at[2] = 1;
+    let (worlds, steps) = explore(start);
+    println!("two sets by two names: {worlds} worlds, {steps} steps");
+    assert!(worlds > 5_000);
+}

@@ -9,7 +9,8 @@ mod sim;
 use klp_engine::{Phase, Scope};
 use sim::*;
 
-/// Four patches in two sets and one for everything's sake; functions in the kernel and in two modules.
+/// Four patches in two sets and one for everything's sake; functions in the kernel and in two modules. In half of the worlds
+/// two functions have a second name, which some patches know them by.
 fn world(kind: u64, tasks: usize) -> World {
     let scopes = match kind % 3 {
         0 => [Scope::Nothing, Scope::Everything, Scope::Nothing, Scope::Everything],
@@ -18,15 +19,23 @@ fn world(kind: u64, tasks: usize) -> World {
     };
     let states: [&[(u64, u32)]; 4] =
         if kind % 3 == 1 { [&[(1, 1)], &[(1, 1), (2, 1)], &[(3, 1)], &[]] } else { [&[], &[], &[], &[]] };
+    let second_names = kind / 12 % 2 == 1;
     let plans: [&[(Option<usize>, &[usize])]; 4] = [
         &[(None, &[0, 1]), (Some(0), &[3])],
-        &[(None, &[0]), (Some(1), &[4])],
-        // In two sets these must not touch what the first two do.
-        if kind % 3 == 1 { &[(None, &[2]), (Some(0), &[5])] } else { &[(None, &[1, 2]), (Some(0), &[3, 5])] },
+        if second_names { &[(None, &[6]), (Some(1), &[4])] } else { &[(None, &[0]), (Some(1), &[4])] },
+        match (kind % 3 == 1, second_names) {
+            // In two sets these must not touch what the first two do; by the second name that shows when the module comes.
+            (true, false) => &[(None, &[2]), (Some(0), &[5])],
+            (true, true) => &[(None, &[2]), (Some(0), &[7])],
+            (false, false) => &[(None, &[1, 2]), (Some(0), &[3, 5])],
+            (false, true) => &[(None, &[1, 2]), (Some(0), &[7, 5])],
+        },
         &[(None, &[2])],
     ];
     let patches: Vec<PatchData> = (0..4).map(|i| patch(scopes[i], plans[i], states[i])).collect();
-    World::new(&[None, None, None, Some(0), Some(1), Some(0)], &patches, tasks, 2)
+    let mut world = World::new(&[None, None, None, Some(0), Some(1), Some(0), None, Some(0)], &patches, tasks, 2);
+    (world.at[6], world.at[7]) = (0, 3);
+    world
 }
 
 /// One run: `steps` requests with everybody running all the time. Returns how many transitions it completed.

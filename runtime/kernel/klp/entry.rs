@@ -7,6 +7,8 @@
 
 use super::engine::Rejected;
 use super::handles::{each_static_func, each_static_object, Module, Patch};
+use super::hot::warn_once;
+use super::platform::to_c;
 use super::{Lock, ENGINE};
 use kernel::bindings;
 use kernel::prelude::*;
@@ -53,11 +55,11 @@ unsafe extern "C" fn klp_enable_patch(patch: *mut bindings::klp_patch) -> c_int 
     let result = Lock::take().engine().enable(patch);
     match result {
         Ok(()) => 0,
-        Err(Rejected::Untouched(error)) => -error.0,
+        Err(Rejected::Untouched(error)) => error.to_c(),
         Err(Rejected::LetGo(error)) => {
             // SAFETY: the engine has let go of it.
             unsafe { klp_rust_finish(patch.ptr()) };
-            -error.0
+            error.to_c()
         }
     }
 }
@@ -92,18 +94,14 @@ unsafe extern "C" fn klp_module_coming(module: *mut bindings::module) -> c_int {
     };
     // SAFETY: handles.
     if unsafe { (*module.ptr()).state } != bindings::module_state_MODULE_STATE_COMING {
-        // SAFETY: a zero-terminated string.
-        unsafe { bindings::klp_glue_warn(c"a coming module is in the wrong state".as_char_ptr()) };
+        warn_once!(c"a coming module is in the wrong state");
         return INVAL;
     }
     if module.name() == c"vmlinux" {
         pr_err!("vmlinux.ko: invalid module name\n");
         return INVAL;
     }
-    match Lock::take().engine().module_coming(module) {
-        Ok(()) => 0,
-        Err(error) => -error.0,
-    }
+    to_c(Lock::take().engine().module_coming(module))
 }
 
 /// A module has run its exit function, or failed to start.
@@ -113,8 +111,7 @@ unsafe extern "C" fn klp_module_going(module: *mut bindings::module) {
     // SAFETY: handles.
     let state = unsafe { (*module.ptr()).state };
     if state != bindings::module_state_MODULE_STATE_GOING && state != bindings::module_state_MODULE_STATE_COMING {
-        // SAFETY: a zero-terminated string.
-        unsafe { bindings::klp_glue_warn(c"a going module is in the wrong state".as_char_ptr()) };
+        warn_once!(c"a going module is in the wrong state");
         return;
     }
     Lock::take().engine().module_going(module);

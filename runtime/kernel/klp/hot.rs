@@ -12,6 +12,23 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 use kernel::bindings;
 use kernel::prelude::*;
 
+/// Warns of what cannot happen: once for each place that says so, whatever else has been warned of. Fit for the handler.
+macro_rules! warn_once {
+    ($what:literal) => {{
+        static SAID: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
+        $crate::hot::warn(&SAID, $what);
+    }};
+}
+pub(crate) use warn_once;
+
+#[cold]
+pub(crate) fn warn(said: &AtomicBool, what: &CStr) {
+    if !said.swap(true, Ordering::Relaxed) {
+        // SAFETY: a zero-terminated string.
+        unsafe { bindings::klp_glue_warn(what.as_char_ptr()) };
+    }
+}
+
 const IDLE: i32 = bindings::KLP_TRANSITION_IDLE;
 
 /// Where tasks are asked to go.
@@ -50,7 +67,8 @@ fn transition_flag(func: Func) -> &'static AtomicBool {
 /// The function whose `stack_node` follows the node at `node` on `stack`.
 #[inline(always)]
 fn next_on(stack: Stack, node: *mut bindings::list_head) -> Option<Func> {
-    // SAFETY: words; list_add_rcu() and list_del_rcu() write this one with release semantics.
+    // SAFETY: words; list_add_rcu() writes this one with release semantics. list_del_rcu() does not: it leads past an entry to
+    // the one below, which was complete, and in the list, long before.
     let next = unsafe { AtomicPtr::from_ptr(&raw mut (*node).next) }.load(Ordering::Acquire);
     // SAFETY: the stack is alive while handlers can run.
     if next == unsafe { &raw mut (*stack.ptr()).funcs } {
@@ -107,19 +125,17 @@ impl Redirect for Kernel {
 
     #[cold]
     fn anomaly(&self, what: Anomaly) {
-        let what = match what {
-            Anomaly::EmptyStack => c"a handler found no replacement",
-            Anomaly::SideUnknown => c"a handler met a task without a side",
-            Anomaly::NotQuiet => c"a transition began during another",
-            Anomaly::TaskNotIdle => c"a task was left over from a transition",
-            Anomaly::NoTransition => c"there is no transition",
-            Anomaly::NotApplied => c"a function was not applied",
-            Anomaly::AlreadyApplied => c"a function was applied twice",
-            Anomaly::WrongState => c"the patch was in the wrong state",
-            Anomaly::RangesFull => c"the range table is too small",
-        };
-        // SAFETY: a zero-terminated string.
-        unsafe { bindings::klp_glue_warn(what.as_char_ptr()) };
+        match what {
+            Anomaly::EmptyStack => warn_once!(c"a handler found no replacement"),
+            Anomaly::SideUnknown => warn_once!(c"a handler met a task without a side"),
+            Anomaly::NotQuiet => warn_once!(c"a transition began during another"),
+            Anomaly::TaskNotIdle => warn_once!(c"a task was left over from a transition"),
+            Anomaly::NoTransition => warn_once!(c"there is no transition"),
+            Anomaly::NotApplied => warn_once!(c"a function was not applied"),
+            Anomaly::AlreadyApplied => warn_once!(c"a function was applied twice"),
+            Anomaly::WrongState => warn_once!(c"the patch was in the wrong state"),
+            Anomaly::RangesFull => warn_once!(c"the range table is too small"),
+        }
     }
 }
 

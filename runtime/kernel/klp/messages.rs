@@ -5,7 +5,7 @@
 //! transition is dynamic debug, whose sites only C can have.
 
 use super::engine::{Event, Side, Stuck};
-use super::handles::Task;
+use super::handles::{Func, Task};
 use super::Kernel;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -24,21 +24,27 @@ fn debug(site: bindings::klp_glue_site, patch: super::handles::Patch, side: Side
 
 /// Splits a reason into what C prints of it: kind, function, error.
 pub(crate) fn reason(
-    why: Stuck<super::handles::Func>,
+    why: Stuck<Func>,
 ) -> (bindings::klp_glue_stuck, *const c_char, c_int) {
     match why {
         Stuck::Running => (bindings::klp_glue_stuck_KLP_STUCK_RUNNING, core::ptr::null(), 0),
         Stuck::Unreliable => (bindings::klp_glue_stuck_KLP_STUCK_UNRELIABLE, core::ptr::null(), 0),
         // Not as a string: that measures it, with checks, and this may run in the scheduler.
         Stuck::On(func) => (bindings::klp_glue_stuck_KLP_STUCK_SLEEPING, func.raw_name(), 0),
-        Stuck::Unknown(e) => (bindings::klp_glue_stuck_KLP_STUCK_UNKNOWN, core::ptr::null(), e.0.wrapping_neg()),
+        Stuck::Unknown(e) => (bindings::klp_glue_stuck_KLP_STUCK_UNKNOWN, core::ptr::null(), e.to_c()),
     }
 }
 
-fn stuck(task: Task, why: Stuck<super::handles::Func>) {
+fn stuck(task: Task, why: Stuck<Func>) {
     let (kind, func, error) = reason(why);
     // SAFETY: the task is alive for the call, the name is zero-terminated or null.
     unsafe { bindings::klp_glue_debug_stuck(task.ptr(), kind, func, error) };
+}
+
+/// The position of a function as sysfs shows it.
+fn position(func: Func) -> c_ulong {
+    // SAFETY: handles.
+    unsafe { (*func.ptr()).old_sympos }.max(1)
 }
 
 pub(crate) fn log(event: Event<Kernel>) {
@@ -47,20 +53,32 @@ pub(crate) fn log(event: Event<Kernel>) {
             "Livepatch patch ({}) is not compatible with the already installed livepatches.\n",
             patch.name()
         ),
-        Event::FunctionConflict { new, old, object, func } => {
-            // SAFETY: handles.
-            let position = unsafe { (*func.ptr()).old_sympos }.max(1);
-            pr_err!(
-                "patch '{}' (set {}) modifies function '{},{}' of '{}', which patch '{}' (set {}) modifies\n",
-                new.name(),
-                super::platform::set(new),
-                func.name(),
-                position,
-                object.name(),
-                old.name(),
-                super::platform::set(old)
-            )
+        Event::FunctionConflict { new, old, object, func, theirs } => {
+            let (new_set, old_set) = (super::platform::set(new), super::platform::set(old));
+            let (new, old) = (new.name(), old.name());
+            let (object, name, position) = (object.name(), func.name(), position(func));
+            if (name, position) == (theirs.name(), self::position(theirs)) {
+                pr_err!(
+                    "patch '{new}' (set {new_set}) modifies function '{name},{position}' of '{object}', \
+                     which patch '{old}' (set {old_set}) modifies\n"
+                )
+            } else {
+                let (their_name, their_position) = (theirs.name(), self::position(theirs));
+                pr_err!(
+                    "patch '{new}' (set {new_set}) modifies function '{name},{position}' of '{object}', \
+                     which patch '{old}' (set {old_set}) modifies as '{their_name},{their_position}'\n"
+                )
+            }
         }
+        Event::FunctionTwice { patch, object, first, second } => pr_err!(
+            "patch '{}' modifies one function of '{}' twice, as '{},{}' and as '{},{}'\n",
+            patch.name(),
+            object.name(),
+            first.name(),
+            position(first),
+            second.name(),
+            position(second)
+        ),
         Event::StateConflict { new, old, state } => {
             // SAFETY: handles.
             let id = unsafe { (*state.ptr()).id };
@@ -99,24 +117,24 @@ pub(crate) fn log(event: Event<Kernel>) {
         Event::StatePrePatchFailed(patch, state, error) => {
             // SAFETY: handles.
             let id = unsafe { (*state.ptr()).id };
-            pr_warn!("pre-patch callback failed for state {} of patch '{}' (-{})\n", id, patch.name(), error.0)
+            pr_warn!("pre-patch callback failed for state {} of patch '{}' ({})\n", id, patch.name(), error.to_c())
         }
         Event::ApplyFailed(object) => pr_warn!("failed to patch object '{}'\n", object.name()),
         Event::EnableFailed(patch) => pr_warn!("failed to enable patch '{}'\n", patch.name()),
         Event::ModuleInitFailed(patch, module, error) => pr_warn!(
-            "failed to initialize patch '{}' for module '{}' (-{})\n",
+            "failed to initialize patch '{}' for module '{}' ({})\n",
             patch.name(),
             module.name(),
-            error.0
+            error.to_c()
         ),
         Event::ModuleApplying(patch, module) => {
             pr_notice!("applying patch '{}' to loading module '{}'\n", patch.name(), module.name())
         }
         Event::ModuleApplyFailed(patch, module, error) => pr_warn!(
-            "failed to apply patch '{}' to module '{}' (-{})\n",
+            "failed to apply patch '{}' to module '{}' ({})\n",
             patch.name(),
             module.name(),
-            error.0
+            error.to_c()
         ),
         Event::ModuleRefused(patch, module) => pr_warn!(
             "patch '{}' failed for module '{}', refusing to load module '{}'\n",

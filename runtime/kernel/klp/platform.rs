@@ -6,7 +6,7 @@
 
 use super::engine::{Errno, Event, Hook, Idle, Look, Platform, RangeTable, Scope, Span, Stuck, Unsafe};
 use super::handles::{Func, Funcs, Module, Object, Objects, Patch, Patches, Stack, State, States, Task};
-use super::{hot, messages, ranges, stacks, states, symbols, tables, tasks, Kernel};
+use super::{hot, messages, ranges, stacks, states, symbols, sysfs, tables, tasks, Kernel};
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -16,6 +16,11 @@ pub(crate) fn check(ret: c_int) -> Result<(), Errno> {
         0 => Ok(()),
         error => Err(Errno(error.wrapping_neg())),
     }
+}
+
+/// The same the other way round. A callback of a patch may have returned any number.
+pub(crate) fn to_c(result: Result<(), Errno>) -> c_int {
+    result.map_or_else(Errno::to_c, |()| 0)
 }
 
 /// The set of a patch, for the log.
@@ -56,8 +61,8 @@ impl Platform for Kernel {
     }
 
     fn set_enabled(&self, patch: Patch, on: bool) {
-        // SAFETY: handles; lock.
-        unsafe { (*patch.ptr()).enabled = on }
+        // SAFETY: handles; lock. sysfs reads it any time, one byte.
+        unsafe { (&raw mut (*patch.ptr()).enabled).write_volatile(on) }
     }
 
     fn set_forced(&self, patch: Patch) {
@@ -363,6 +368,10 @@ impl Platform for Kernel {
     fn set_sched_hook(&self, on: bool) {
         // SAFETY: may sleep here.
         unsafe { bindings::klp_glue_sched_hook(on) }
+    }
+
+    fn set_moving(&self, patch: Option<Patch>) {
+        sysfs::set_moving(patch);
     }
 
     fn write_barrier(&self) {

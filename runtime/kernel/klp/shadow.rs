@@ -2,7 +2,7 @@
 //! Shadow variables.
 //!
 //! In: an object's address and a number. Out: memory that goes with them. Hard because lookups take no lock and may run
-//! anywhere: entries are published with a release store and freed after an RCU grace period.
+//! wherever RCU watches: entries are published with a release store and freed after an RCU grace period.
 
 use super::engine::{get_or_alloc, Existing, Shadows};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -152,15 +152,19 @@ impl Shadows for Request {
     }
 }
 
+/// The variable, if it is in the table. RCU keeps what the search stands on; that what it returns stays is up to the caller,
+/// who knows when it is freed.
 fn find(key: Key) -> Option<*mut c_void> {
     let _guard = kernel::sync::rcu::read_lock();
     let mut shadow = bucket(key.obj).load(Ordering::Acquire);
-    // SAFETY: entries in the table are freed a grace period after they left it.
-    while let Some(entry) = unsafe { shadow.as_ref() } {
-        if entry.obj == key.obj && entry.id == key.id {
+    while !shadow.is_null() {
+        // SAFETY: an entry is freed a grace period after it left the table, and until then its key does not change. No
+        // reference to the whole of it: `remove` hands it to RCU, which writes its own part, while readers are on it.
+        let (obj, id, next) = unsafe { ((*shadow).obj, (*shadow).id, &(*shadow).next) };
+        if obj == key.obj && id == key.id {
             return Some(Shadow::data(shadow));
         }
-        shadow = entry.next.load(Ordering::Acquire);
+        shadow = next.load(Ordering::Acquire);
     }
     None
 }

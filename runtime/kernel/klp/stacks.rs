@@ -6,6 +6,7 @@
 
 use super::engine::{Errno, Span};
 use super::handles::{Func, Stack};
+use super::hot::warn_once;
 use super::platform::check;
 use core::cell::UnsafeCell;
 use kernel::bindings;
@@ -97,7 +98,7 @@ pub(crate) fn close(stack: Stack, func: Func) {
         let location = bindings::ftrace_location(address as usize);
         if bindings::unregister_ftrace_function(fops) != 0 || bindings::ftrace_set_filter_ip(fops, location, 1, 0) != 0
         {
-            bindings::klp_glue_warn(c"a handler could not be unregistered".as_char_ptr());
+            warn_once!(c"a handler could not be unregistered");
         }
         bindings::klp_glue_list_del_rcu(node_func(func));
         *stack_link(address) = (*stack).next;
@@ -127,10 +128,10 @@ unsafe fn register(stack: *mut bindings::klp_stack, location: usize, func: Func)
     unsafe {
         let fops = &raw mut (*stack).fops;
         check(bindings::ftrace_set_filter_ip(fops, location, 0, 0)).inspect_err(|error| {
-            pr_err!("failed to set ftrace filter for function '{}' (-{})\n", func.name(), error.0)
+            pr_err!("failed to set ftrace filter for function '{}' ({})\n", func.name(), error.to_c())
         })?;
         check(bindings::register_ftrace_function(fops)).inspect_err(|error| {
-            pr_err!("failed to register ftrace handler for function '{}' (-{})\n", func.name(), error.0);
+            pr_err!("failed to register ftrace handler for function '{}' ({})\n", func.name(), error.to_c());
             bindings::ftrace_set_filter_ip(fops, location, 1, 0);
         })
     }

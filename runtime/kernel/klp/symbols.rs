@@ -7,7 +7,7 @@
 
 use super::engine::{parse_section, parse_symbol, Errno, Missing, Search};
 use super::handles::{text, Func, Object, Patch};
-use super::platform::check;
+use super::platform::{check, to_c};
 use core::cell::UnsafeCell;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -200,37 +200,36 @@ fn resolve_symbols(sections: &Sections, index: c_uint, target: &[u8]) -> Result<
     Ok(())
 }
 
-/// Writes, or clears, one section's relocations if they are against the object.
-fn relocate(
-    module: *mut bindings::module,
-    sections: &Sections,
-    index: c_uint,
-    object: Option<&CStr>,
-    apply: bool,
-) -> Result<(), Errno> {
+/// Whether the section's relocations are against the object; an error if its name does not say.
+fn is_against(sections: &Sections, index: c_uint, object: Option<&CStr>) -> Result<bool, Errno> {
     let name = sections.name(index);
     let Some(target) = parse_section(name.to_bytes()) else {
         pr_err!("section {} has an incorrectly formatted name\n", name);
         return Err(Errno::INVAL);
     };
-    if target != object.unwrap_or(c"vmlinux").to_bytes() {
-        return Ok(());
-    }
-    if apply {
-        resolve_symbols(sections, index, target)?;
-    }
-    let Sections { headers, strings, symbols, .. } = *sections;
-    // SAFETY: the sections of `module`, as the loader laid them out.
-    unsafe {
-        if apply {
-            return check(bindings::apply_relocate_add(headers, strings, symbols, index, module));
-        }
-        bindings::klp_glue_clear_relocate_add(headers, strings, symbols, index, module);
-    }
-    Ok(())
+    Ok(target == object.unwrap_or(c"vmlinux").to_bytes())
 }
 
-fn each_relocation_section(patch: Patch, object: Object, apply: bool) -> Result<(), Errno> {
+/// Writes one section's relocations. After an error those ahead of the one that does not fit are written.
+fn write_section(module: *mut bindings::module, sections: &Sections, index: c_uint) -> Result<(), Errno> {
+    let Sections { headers, strings, symbols, .. } = *sections;
+    // SAFETY: the sections of `module`, as the loader laid them out, and its symbols resolved.
+    check(unsafe { bindings::apply_relocate_add(headers, strings, symbols, index, module) })
+}
+
+/// Clears one section's relocations. The first that was not written ends it, with an error in the log.
+fn clear_section(module: *mut bindings::module, sections: &Sections, index: c_uint) {
+    let Sections { headers, strings, symbols, .. } = *sections;
+    // SAFETY: the sections of `module`, as the loader laid them out, and its symbols as when they were written.
+    unsafe { bindings::klp_glue_clear_relocate_add(headers, strings, symbols, index, module) };
+}
+
+/// Calls `f` for each section of relocations against the object, up to the first error.
+fn each_relocation_section(
+    patch: Patch,
+    object: Object,
+    mut f: impl FnMut(*mut bindings::module, &Sections, c_uint) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let module = patch.module();
     // SAFETY: a livepatch module keeps its sections as long as it is loaded.
     let (sections, count) = unsafe {
@@ -245,20 +244,47 @@ fn each_relocation_section(patch: Patch, object: Object, apply: bool) -> Result<
     };
     for index in 1..count {
         // SAFETY: an existing section.
-        if unsafe { (*sections.section(index)).sh_flags } & u64::from(bindings::KLP_GLUE_SHF_RELA_LIVEPATCH) != 0 {
-            relocate(module, &sections, index, object.module_name(), apply)?;
+        let flags = unsafe { (*sections.section(index)).sh_flags };
+        if flags & u64::from(bindings::KLP_GLUE_SHF_RELA_LIVEPATCH) != 0
+            && is_against(&sections, index, object.module_name())?
+        {
+            f(module, &sections, index)?;
         }
     }
     Ok(())
 }
 
+/// Writes all relocations against the object, or none.
 pub(crate) fn write_relocs(patch: Patch, object: Object) -> Result<(), Errno> {
-    each_relocation_section(patch, object, true)
+    let mut written = 0;
+    let result = each_relocation_section(patch, object, |module, sections, index| {
+        resolve_symbols(sections, index, object.name().to_bytes())?;
+        // Half a section is cleared, too; the log has an error already, and gets another here.
+        write_section(module, sections, index).inspect_err(|_| clear_section(module, sections, index))?;
+        written = index;
+        Ok(())
+    });
+    if result.is_err() {
+        clear_upto(patch, object, written);
+    }
+    result
 }
 
+/// Clears the relocations of the sections up to `last`, which have been written.
+fn clear_upto(patch: Patch, object: Object, last: c_uint) {
+    // Their names were checked then; that of a later one may be what is wrong.
+    let _ = each_relocation_section(patch, object, |module, sections, index| {
+        if index > last {
+            return Err(Errno::INVAL);
+        }
+        clear_section(module, sections, index);
+        Ok(())
+    });
+}
+
+/// Clears all relocations against the object, which have been written.
 pub(crate) fn clear_relocs(patch: Patch, object: Object) {
-    // Names were checked when they were written.
-    let _ = each_relocation_section(patch, object, false);
+    clear_upto(patch, object, c_uint::MAX);
 }
 
 /// Called by the module loader for each livepatch relocation section of a module; `objname` null is the kernel.
@@ -274,10 +300,14 @@ unsafe extern "C" fn klp_apply_section_relocs(
 ) -> c_int {
     let sections = Sections { headers, names, strings, symbols };
     let object = (!objname.is_null()).then(|| text(objname));
-    match relocate(module, &sections, index, object, true) {
-        Ok(()) => 0,
-        Err(error) => error.0.wrapping_neg(),
-    }
+    let write = || {
+        if is_against(&sections, index, object)? {
+            resolve_symbols(&sections, index, object.unwrap_or(c"vmlinux").to_bytes())?;
+            write_section(module, &sections, index)?;
+        }
+        Ok(())
+    };
+    to_c(write())
 }
 
 /// Where a section of a livepatch module is.

@@ -3,10 +3,11 @@
 //!
 //! In: reads and writes of a patch's files. Out: requests to the engine. Hard because a file's reader keeps its kobject:
 //! the files of objects and functions go under the lock, so their readers must not take it; those of patches go without.
+//! What is one word is read without the lock anyway: its holder may be at it for long.
 
 use super::handles::{Func, Object, Patch, Task};
 use super::{messages, Lock};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -15,6 +16,14 @@ type Attr = bindings::kobj_attribute;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// The patch in transition, for readers. Compared only, never followed.
+static MOVING: AtomicPtr<bindings::klp_patch> = AtomicPtr::new(core::ptr::null_mut());
+
+/// From now on this patch is in transition, or none is.
+pub(crate) fn set_moving(patch: Option<Patch>) {
+    MOVING.store(patch.map_or(core::ptr::null_mut(), Patch::ptr), Ordering::Relaxed);
+}
 
 /// Tasks have been asked to switch.
 pub(crate) fn transition_started() {
@@ -49,10 +58,11 @@ fn parse_bool(buf: *const c_char) -> Result<bool, isize> {
 
 /// A file of a patch that shows a number.
 macro_rules! show {
-    ($name:ident, |$lock:pat_param, $patch:ident| $value:expr) => {
+    ($name:ident, |$patch:ident| $value:expr) => {
         #[export]
         unsafe extern "C" fn $name(kobj: *mut bindings::kobject, _attr: *mut Attr, buf: *mut c_char) -> isize {
-            emit(buf, with_patch(kobj, 0, |$lock, $patch| $value))
+            let $patch = patch_of(kobj);
+            emit(buf, $value)
         }
     };
 }
@@ -73,16 +83,20 @@ macro_rules! store {
             };
             with_patch(kobj, 0, |$lock, $patch| match $request {
                 Ok(()) => count as isize,
-                Err(error) => -(error.0 as isize),
+                Err(error) => error.to_c() as isize,
             })
         }
     };
 }
 
 // SAFETY: the reader keeps the patch.
-show!(klp_rust_enabled_show, |_, patch| unsafe { (*patch.ptr()).enabled }.into());
-show!(klp_rust_transition_show, |lock, patch| lock.engine().is_moving(patch).into());
-show!(klp_rust_stack_order_show, |lock, patch| lock.engine().stack_order(patch) as c_int);
+show!(klp_rust_enabled_show, |patch| unsafe { (&raw const (*patch).enabled).read_volatile() }.into());
+show!(klp_rust_transition_show, |patch| (MOVING.load(Ordering::Relaxed) == patch).into());
+// A walk over the list: with the lock.
+show!(klp_rust_stack_order_show, |patch| {
+    let lock = Lock::take();
+    Patch::new(patch).map_or(0, |patch| lock.engine().stack_order(patch) as c_int)
+});
 
 store!(klp_rust_enabled_store, |lock, patch, on| lock.engine().request(patch, on));
 // Writing 0 asks for nothing.

@@ -21,13 +21,16 @@ module_param(state_ret, int, 0444);
 /* The state that state_ret is about; 0 for all. */
 static unsigned long fail_state;
 module_param(fail_state, ulong, 0444);
+/* How long a state's pre_patch takes. */
+static unsigned int pre_patch_ms;
+module_param(pre_patch_ms, uint, 0444);
 
 /* How long a reader sleeps in the replacement, in milliseconds. */
 #ifndef PAUSE
 #define PAUSE 0
 #endif
 
-static int livepatch_proc_show(struct seq_file *m, void *v)
+static __maybe_unused int livepatch_proc_show(struct seq_file *m, void *v)
 {
 	if (PAUSE)
 		msleep_interruptible(PAUSE);
@@ -40,6 +43,8 @@ static __maybe_unused int state_pre_patch(struct klp_patch *patch, struct klp_st
 	int ret = !fail_state || fail_state == state->id ? state_ret : 0;
 
 	pr_info("state %lu: pre_patch\n", state->id);
+	if (pre_patch_ms)
+		msleep(pre_patch_ms);
 	if (!ret)
 		klp_shadow_get_or_alloc(&klp_enable_patch, state->id, 8, GFP_KERNEL, NULL, NULL);
 	return ret;
@@ -65,7 +70,8 @@ static __maybe_unused void state_shadow_dtor(void *obj, void *shadow_data)
 	pr_info("shadow variable freed\n");
 }
 
-#define FUNC(name) { .old_name = #name, .new_func = livepatch_proc_show }
+#define FUNC_BY(name, func) { .old_name = #name, .new_func = func }
+#define FUNC(name) FUNC_BY(name, livepatch_proc_show)
 #define STATE(number, v) {					\
 	.id = number,						\
 	.version = v,						\

@@ -3,7 +3,8 @@
 //!
 //! In: a module that is loaded but has not run yet, or that has run for the last time. Out: the patches that are about it
 //! applied, or taken off. Hard because it also happens in the middle of a transition, when callbacks that mark its end must
-//! wait for it, and because one patch that does not fit refuses the module: what earlier patches did is taken back.
+//! wait for it, and because one patch that does not fit refuses the module: what earlier patches did is taken back. That
+//! two sets modify one function under two names may show only here, and is such a misfit.
 
 use super::platform::{Errno, Event, Hook, Platform};
 use super::stack::Which;
@@ -20,7 +21,6 @@ impl<P: Platform> Engine<P> {
             if let Err(error) = self.attach(patch, object, module) {
                 p.log(Event::ModuleRefused(patch, module));
                 p.set_alive(module, false);
-                self.unfit(patch, object);
                 self.detach_all(module, Some(patch));
                 self.refresh_ranges();
                 return Err(error);
@@ -42,10 +42,22 @@ impl<P: Platform> Engine<P> {
         p.objects(patch).find(|&o| p.is_about(o, module))
     }
 
+    /// Applies one patch to the module, or leaves nothing of it there.
     fn attach(&self, patch: P::Patch, object: P::Object, module: P::Module) -> Result<(), Errno> {
         let p = &self.platform;
+        let init_failed = |&error: &Errno| p.log(Event::ModuleInitFailed(patch, module, error));
+        p.write_relocs(patch, object).inspect_err(init_failed)?;
         p.set_module(object, Some(module));
-        self.fit(patch, object).inspect_err(|&error| p.log(Event::ModuleInitFailed(patch, module, error)))?;
+        let located = self.locate(patch, object).inspect_err(init_failed);
+        let applied = located.and_then(|()| self.apply_to(patch, object, module));
+        if applied.is_err() {
+            self.unfit(patch, object);
+        }
+        applied
+    }
+
+    fn apply_to(&self, patch: P::Patch, object: P::Object, module: P::Module) -> Result<(), Errno> {
+        let p = &self.platform;
         p.log(Event::ModuleApplying(patch, module));
         self.set_up(object)?;
         if let Err(error) = self.apply_object(object) {

@@ -103,7 +103,11 @@ impl<P: Platform> Engine<P> {
                 p.show_func(object, func)?;
             }
             if self.is_loaded(object) {
-                self.fit(patch, object)?;
+                // Relocations against the kernel were written when the livepatch module was loaded.
+                if p.is_module(object) {
+                    p.write_relocs(patch, object)?;
+                }
+                self.locate(patch, object)?;
             }
         }
         p.link(patch);
@@ -205,21 +209,21 @@ impl<P: Platform> Engine<P> {
         !self.platform.is_module(object) || self.platform.module(object).is_some()
     }
 
-    /// Fits the patch to a loaded object.
-    pub(super) fn fit(&self, patch: P::Patch, object: P::Object) -> Result<(), Errno> {
+    /// Finds the functions of a loaded object, and whether the patch may have them.
+    pub(super) fn locate(&self, patch: P::Patch, object: P::Object) -> Result<(), Errno> {
         let p = &self.platform;
-        // Relocations against the kernel were written when the livepatch module was loaded.
-        if p.is_module(object) {
-            p.write_relocs(patch, object)?;
-        }
         for func in p.funcs(object) {
             p.resolve(object, func)?;
+        }
+        if !self.addresses_apart(patch, object) {
+            return Err(Errno::INVAL);
         }
         Ok(())
     }
 
     /// A no-op for each function that a replaced patch has and this one has not, so that tasks go from the one to the
-    /// original with the same care as to any other replacement.
+    /// original with the same care as to any other replacement. By name: where they are is not known yet, and one that turns
+    /// out to be at the address of another of the patch's functions is not applied (`stack.rs`).
     fn add_nops(&self, patch: P::Patch) -> Result<(), Errno> {
         let p = &self.platform;
         let mut result = Ok(());

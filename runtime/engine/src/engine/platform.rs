@@ -43,6 +43,11 @@ impl Errno {
     pub const NODEV: Errno = Errno(19);
     /// The request makes no sense now, or ever.
     pub const INVAL: Errno = Errno(22);
+
+    /// As C returns it. A patch may have returned the one number that has no opposite.
+    pub fn to_c(self) -> i32 {
+        self.0.wrapping_neg()
+    }
 }
 
 /// The four moments a patch can hook, per object or per state.
@@ -125,6 +130,19 @@ pub enum Event<P: Platform + ?Sized> {
         object: P::Object,
         /// The function in question.
         func: P::Func,
+        /// The same of the enabled patch; the name may be another.
+        theirs: P::Func,
+    },
+    /// A patch modifies one function twice, by two names.
+    FunctionTwice {
+        /// The refused patch.
+        patch: P::Patch,
+        /// The object in question.
+        object: P::Object,
+        /// The function by its first name.
+        first: P::Func,
+        /// And by its second.
+        second: P::Func,
     },
     /// Two patches of different sets modify one system state.
     StateConflict {
@@ -268,7 +286,7 @@ pub trait Platform: Tasks + Redirect {
     fn is_set_up(&self, object: Self::Object) -> bool;
     /// Says so.
     fn set_set_up(&self, object: Self::Object, on: bool);
-    /// Writes the patch's relocations against the object.
+    /// Writes the patch's relocations against the object; all of them or none.
     fn write_relocs(&self, patch: Self::Patch, object: Self::Object) -> Result<(), Errno>;
     /// Takes them back.
     fn clear_relocs(&self, patch: Self::Patch, object: Self::Object);
@@ -358,6 +376,9 @@ pub trait Platform: Tasks + Redirect {
     fn nudge_idle(&self, cpu: u32);
     /// Lets tasks that sleep often try by themselves, or no longer.
     fn set_sched_hook(&self, on: bool);
+
+    /// Says which patch is in transition, to who asks without the lock.
+    fn set_moving(&self, patch: Option<Self::Patch>);
 
     // Time and order.
 

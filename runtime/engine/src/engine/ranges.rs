@@ -76,7 +76,7 @@ impl<P: Platform> Engine<P> {
         p.publish_ranges(&mut |room| {
             let mut used = 0;
             for object in p.objects(moving.patch).filter(|&o| p.patched(o)) {
-                for func in p.funcs(object) {
+                for func in p.funcs(object).filter(|&f| p.applied(f)) {
                     for span in [self.leaving(moving.goal, func), p.entry_span(func)] {
                         let Some(slot) = room.get_mut(used) else {
                             p.anomaly(Anomaly::RangesFull);

@@ -34,7 +34,7 @@ impl<P: Platform> Engine<P> {
             p.anomaly(Anomaly::AlreadyApplied);
             return Err(Errno::INVAL);
         }
-        for func in p.funcs(object) {
+        for func in p.funcs(object).filter(|&func| !self.is_spare(object, func)) {
             if let Err(error) = self.apply(func) {
                 let _ = self.revert_object(object, Which::All);
                 return Err(error);
@@ -69,6 +69,14 @@ impl<P: Platform> Engine<P> {
             }
         }
         removed
+    }
+
+    /// Whether another function of the object stands for this one: a no-op for a name of what the patch modifies by another, or
+    /// for a second name of what it gives back; or one replacement under two names. On the stack it would be above the other,
+    /// and one step down would not be what tasks ran before.
+    fn is_spare(&self, object: P::Object, func: P::Func) -> bool {
+        // The other has been applied, so there is a stack; without one there is nothing to compare.
+        self.platform.find_stack(func).is_some() && self.twin(object, func).is_some()
     }
 
     fn apply(&self, func: P::Func) -> Result<(), Errno> {

@@ -41,8 +41,9 @@ pub fn switch_self<T: Tasks>(t: &T, task: T::Task) {
     }
 }
 
-/// A new task starts where its parent is. The caller holds the task list, so no walk of the lock holder sees half of it,
-/// and the parent is the running task, so nobody switches it meanwhile.
+/// A new task starts where the task that made it is. The caller holds the task list, so walks over the list see neither of
+/// them meanwhile; those by number do not hold it, but they let a running task alone, as the one that forks is, and the
+/// new one's number leads to it only after this.
 #[inline(always)]
 pub fn inherit<T: Tasks>(t: &T, parent: T::Task, child: T::Task) {
     if t.pending(parent) {

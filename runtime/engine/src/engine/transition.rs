@@ -97,6 +97,7 @@ impl<P: Platform> Engine<P> {
         }
         let moving = Move { patch, goal, asked: false, rounds: 0 };
         self.phase.set(Phase::Moving(moving));
+        p.set_moving(Some(patch));
         // Without effect until pending flags are set.
         p.set_goal(Some(goal));
         p.log(Event::Preparing(patch, goal));
@@ -342,6 +343,7 @@ impl<P: Platform> Engine<P> {
         self.run_post_hooks(moving);
         p.log(Event::Complete(patch, goal));
         p.set_goal(None);
+        p.set_moving(None);
         self.phase.set(Phase::Quiet);
     }
 

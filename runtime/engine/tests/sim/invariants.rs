@@ -15,8 +15,14 @@ pub fn check(world: &World) {
     stacks_hold_what_is_applied(world);
     callbacks_balance(world);
     match world.phase {
-        Phase::Quiet => quiet(world),
-        Phase::Moving(moving) => consistent(world, moving.patch, moving.goal),
+        Phase::Quiet => {
+            assert_eq!(world.shown, None, "a transition is shown that is over");
+            quiet(world);
+        }
+        Phase::Moving(moving) => {
+            assert_eq!(world.shown, Some(moving.patch), "a transition is not shown");
+            consistent(world, moving.patch, moving.goal);
+        }
     }
     if !world.tainted {
         one_patch_per_set(world);
@@ -35,18 +41,18 @@ fn code_is_there(world: &World) {
 }
 
 fn stacks_hold_what_is_applied(world: &World) {
-    for (name, stack) in world.stacks.iter().enumerate() {
+    for (place, stack) in world.stacks.iter().enumerate() {
         let stack = stack.as_deref().unwrap_or_default();
         for &func in stack {
             let data = world.func(func);
-            assert_eq!(data.name, name);
+            assert_eq!(world.at[data.name], place);
             assert!(data.applied && data.resolved, "on a stack but not applied: {data:?}");
             assert!(world.list.contains(&data.patch), "on a stack but its patch is not listed");
         }
-        let applied = world.funcs.iter().flatten().filter(|f| f.applied && f.name == name).count();
+        let applied = world.funcs.iter().flatten().filter(|f| f.applied && world.at[f.name] == place).count();
         assert_eq!(applied, stack.len(), "applied but not on a stack");
         let agreed = stack.first().copied().filter(|&f| !world.func(f).transition && !world.func(f).nop);
-        assert_eq!(world.settled[name], agreed, "the settled word is not what all tasks run");
+        assert_eq!(world.settled[place], agreed, "the settled word is not what all tasks run");
     }
 }
 
@@ -86,8 +92,8 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
         .enumerate()
         .filter_map(|(i, f)| f.as_ref().map(|f| (Func(i), f)))
         // Where another patch stands above it, tasks do not see it come or go.
-        .filter(|(i, f)| f.patch == moving && world.stacks[f.name].iter().flatten().next() == Some(i))
-        .map(|(i, f)| (f.name, i))
+        .filter(|(i, f)| f.patch == moving && world.stacks[world.at[f.name]].iter().flatten().next() == Some(i))
+        .map(|(i, f)| (world.at[f.name], i))
         .collect();
     for task in world.tasks.iter().filter(|t| t.alive) {
         let side = task.side.expect("a task in a transition has a side");
@@ -97,14 +103,14 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
             continue;
         }
         for address in task.places() {
-            let (name, new) = match code_at(address) {
-                Code::Original(name) => (name, changed.get(&name).is_some_and(|&f| world.func(f).nop)),
-                Code::Replacement(func) => (world.func(func).name, world.func(func).patch == moving),
+            let (place, new) = match code_at(address) {
+                Code::Original(place) => (place, changed.get(&place).is_some_and(|&f| world.func(f).nop)),
+                Code::Replacement(func) => (world.place(func), world.func(func).patch == moving),
             };
             // A no-op and the original are one code; either side may be in it where nothing else was before.
             let ambiguous =
-                changed.get(&name).is_some_and(|&f| world.func(f).nop) && !has_previous(world, name, moving);
-            if changed.contains_key(&name) && !ambiguous {
+                changed.get(&place).is_some_and(|&f| world.func(f).nop) && !has_previous(world, place, moving);
+            if changed.contains_key(&place) && !ambiguous {
                 assert_eq!(
                     new, side,
                     "old and new of {moving:?} are mixed on {task:?}: {:?}, {:?}, list {:?}",
@@ -115,8 +121,8 @@ fn consistent(world: &World, moving: Patch, goal: Side) {
     }
 }
 
-fn has_previous(world: &World, name: usize, moving: Patch) -> bool {
-    world.stacks[name].iter().flatten().any(|&f| world.func(f).patch != moving)
+fn has_previous(world: &World, place: usize, moving: Patch) -> bool {
+    world.stacks[place].iter().flatten().any(|&f| world.func(f).patch != moving)
 }
 
 fn one_patch_per_set(world: &World) {

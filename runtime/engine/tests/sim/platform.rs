@@ -121,10 +121,14 @@ impl Platform for View<'_> {
     }
     fn write_relocs(&self, _: Patch, o: Object) -> Result<(), Errno> {
         assert!(!self.w().object(o).relocated, "relocations are written twice");
+        if std::mem::take(&mut self.m().unwritable) {
+            return Err(Errno(8));
+        }
         self.m().object_mut(o).relocated = true;
         Ok(())
     }
     fn clear_relocs(&self, _: Patch, o: Object) {
+        assert!(self.w().object(o).relocated, "relocations are cleared that were not written");
         self.m().object_mut(o).relocated = false;
     }
     fn new_object(&self, p: Patch, like: Object) -> Result<Object, Errno> {
@@ -162,19 +166,25 @@ impl Platform for View<'_> {
         self.m().func_mut(f).resolved = false;
     }
     fn old_span(&self, f: Func) -> Span {
-        original(self.w().func(f).name)
+        original(self.w().place(f))
     }
     fn new_span(&self, f: Func) -> Span {
         let world = self.w();
         if world.func(f).nop {
-            original(world.func(f).name)
+            original(world.place(f))
+        } else if world.one_code {
+            let same = |g: &usize| {
+                let g = world.funcs[*g].as_ref();
+                g.is_some_and(|g| g.patch == world.func(f).patch && !g.nop && world.at[g.name] == world.place(f))
+            };
+            replacement(Func((0..world.funcs.len()).find(same).expect("the function itself")))
         } else {
             replacement(f)
         }
     }
     fn entry_span(&self, f: Func) -> Span {
-        let name = self.w().func(f).name;
-        Span { start: original(name).start, end: entry(name) + 1 }
+        let place = self.w().place(f);
+        Span { start: original(place).start, end: entry(place) + 1 }
     }
     fn applied(&self, f: Func) -> bool {
         self.w().func(f).applied
@@ -188,14 +198,14 @@ impl Platform for View<'_> {
     fn find_stack(&self, f: Func) -> Option<Stack> {
         let world = self.w();
         assert!(world.func(f).resolved, "a stack is looked for without an address");
-        let name = world.func(f).name;
-        world.stacks[name].as_ref().map(|_| Stack(name))
+        let place = world.place(f);
+        world.stacks[place].as_ref().map(|_| Stack(place))
     }
     fn open_stack(&self, f: Func) -> Result<Stack, Errno> {
         let mut world = self.m();
-        let name = world.func(f).name;
-        assert!(world.stacks[name].replace(vec![f]).is_none(), "two stacks for one function");
-        Ok(Stack(name))
+        let place = world.place(f);
+        assert!(world.stacks[place].replace(vec![f]).is_none(), "two stacks for one function");
+        Ok(Stack(place))
     }
     fn close_stack(&self, stack: Stack, f: Func) {
         // The word is part of the stack.
@@ -296,7 +306,7 @@ impl Platform for View<'_> {
         }
         let before = self.0.frozen.replace(Some(task));
         let mut frames = self.0.w().tasks[task.0].frames.clone();
-        frames.extend(self.0.w().tasks[task.0].entering.map(|(name, _)| entry(name)));
+        frames.extend(self.0.w().tasks[task.0].entering.map(|(place, _)| entry(place)));
         let result = f(&frames);
         self.0.frozen.set(before);
         result
@@ -308,6 +318,9 @@ impl Platform for View<'_> {
     fn nudge_idle(&self, _: u32) {}
     fn set_sched_hook(&self, on: bool) {
         self.m().hook = on;
+    }
+    fn set_moving(&self, patch: Option<Patch>) {
+        self.m().shown = patch;
     }
     fn write_barrier(&self) {}
     fn read_barrier(&self) {}

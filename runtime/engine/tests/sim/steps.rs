@@ -132,10 +132,11 @@ impl Sim {
         if !there || self.w().tasks[task.0].frames.len() >= 3 || self.w().tasks[task.0].entering.is_some() {
             return;
         }
-        let redirected = self.w().stacks[name].is_some();
-        let target = redirected.then(|| self.act(task, || redirect(self, Stack(name)))).flatten();
-        let span = target.map_or(original(name), replacement);
-        self.m().tasks[task.0].entering = Some((name, span.start + 5));
+        let place = self.w().at[name];
+        let redirected = self.w().stacks[place].is_some();
+        let target = redirected.then(|| self.act(task, || redirect(self, Stack(place)))).flatten();
+        let span = target.map_or(original(place), replacement);
+        self.m().tasks[task.0].entering = Some((place, span.start + 5));
         if !redirected || self.random.as_ref().is_none_or(|random| random.below(4) != 0) {
             self.arrive(task);
         }

@@ -22,6 +22,8 @@ impl Redirect for View<'_> {
         self.0.top(stack)
     }
     fn below(&self, stack: Stack, func: Func) -> Option<Func> {
+        let listed = self.0.w().stacks[stack.0].iter().flatten().any(|&f| f == func);
+        assert!(listed, "the engine asks what is below a function that is not on the stack");
         self.0.below(stack, func)
     }
     fn in_transition(&self, func: Func) -> bool {

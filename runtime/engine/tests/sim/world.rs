@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The data of the simulated kernel, and what its tasks do.
 //!
-//! In: a description of patches. Out: worlds. Code has addresses: the original of name `n` and the replacement `f` each
-//! have a span of their own, so that stacks are lists of addresses as in a real kernel.
+//! In: a description of patches. Out: worlds. Code has addresses: the original at place `n` and the replacement `f` each
+//! have a span of their own, so that stacks are lists of addresses as in a real kernel. Several names may be at one place.
 
 use klp_engine::{Phase, Scope, Side, Span};
 
@@ -21,7 +21,7 @@ pub struct Module(pub usize);
 /// Index of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Task(pub usize);
-/// A patched function, by its name.
+/// A patched function, by its place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Stack(pub usize);
 /// A state of a patch: patch and place in its table.
@@ -86,7 +86,7 @@ pub struct TaskData {
     pub pending: bool,
     /// Return addresses, innermost last.
     pub frames: Vec<usize>,
-    /// The handler of this name has decided on this address, and was preempted before it runs.
+    /// The handler at this place has decided on this address, and was preempted before it runs.
     pub entering: Option<(usize, usize)>,
 }
 
@@ -122,12 +122,16 @@ pub struct World {
     pub funcs: Vec<Option<FuncData>>,
     pub modules: Vec<ModuleData>,
     pub tasks: Vec<TaskData>,
-    /// Per name, newest first; `None`: calls are not redirected.
+    /// Per place, newest first; `None`: calls are not redirected.
     pub stacks: Vec<Option<Vec<Func>>>,
-    /// What handlers take without asking, by name.
+    /// What handlers take without asking, by place.
     pub settled: Vec<Option<Func>>,
     /// The module a name is in.
     pub home: Vec<Option<Module>>,
+    /// The place of a name: its own number, or that of another name for the same function.
+    pub at: Vec<usize>,
+    /// All that a patch puts in the place of one function is one piece of code, whatever the names.
+    pub one_code: bool,
     pub list: Vec<Patch>,
     pub goal: Option<Side>,
     pub hook: bool,
@@ -144,21 +148,25 @@ pub struct World {
     pub lives: Vec<(u64, i32)>,
     /// The next pre-patch callback fails.
     pub refuse: bool,
+    /// The next relocations cannot be written.
+    pub unwritable: bool,
+    /// What readers are told without the lock.
+    pub shown: Option<Patch>,
 }
 
 const ORIGINAL: usize = 1_000;
 const REPLACEMENT: usize = 1_000_000;
 const STEP: usize = 16;
 
-/// Where the original of a name is.
-pub fn original(name: usize) -> Span {
-    let start = ORIGINAL + name * STEP;
+/// Where the original at a place is.
+pub fn original(place: usize) -> Span {
+    let start = ORIGINAL + place * STEP;
     Span { start, end: start + 10 }
 }
 
 /// Where its handler returns to.
-pub fn entry(name: usize) -> usize {
-    original(name).start + 1
+pub fn entry(place: usize) -> usize {
+    original(place).start + 1
 }
 
 /// Where a replacement is.
@@ -195,6 +203,8 @@ impl World {
             stacks: vec![None; home.len()],
             settled: vec![None; home.len()],
             home: home.iter().map(|m| m.map(Module)).collect(),
+            at: (0..home.len()).collect(),
+            one_code: false,
             list: vec![],
             goal: None,
             hook: false,
@@ -206,6 +216,8 @@ impl World {
             tainted: false,
             lives: vec![],
             refuse: false,
+            unwritable: false,
+            shown: None,
         };
         for i in 0..patches.len() {
             world.lay_out(Patch(i));
@@ -266,6 +278,11 @@ impl World {
     }
     pub fn func_mut(&mut self, f: Func) -> &mut FuncData {
         self.funcs[f.0].as_mut().expect("a function is used after it was freed")
+    }
+
+    /// The place of the function that it replaces.
+    pub fn place(&self, f: Func) -> usize {
+        self.at[self.func(f).name]
     }
 
     pub fn free_func(&mut self, f: Func) {

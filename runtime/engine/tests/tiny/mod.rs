@@ -282,6 +282,7 @@ impl Platform for &Tiny {
     fn nudge(&self, _: ()) {}
     fn nudge_idle(&self, _: u32) {}
     fn set_sched_hook(&self, _: bool) {}
+    fn set_moving(&self, _: Option<u8>) {}
     fn write_barrier(&self) {
         let number = 1 + self.barriers.fetch_add(1, Std::Relaxed);
         if self.without != Without::Barriers && self.without != Without::Barrier(number) { fence(Ordering::Release) }

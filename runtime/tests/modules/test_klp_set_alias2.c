@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Set 6: the same function by another name. */
+#define SET 6
+#define FUNCS FUNC_BY(__x64_sys_getppid, livepatch_getppid),
+#define STATES 
+struct pt_regs;
+static long livepatch_getppid(const struct pt_regs *regs)
+{
+	return 5000002;
+}
+#include "set_patch.h"
