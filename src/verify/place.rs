@@ -239,7 +239,14 @@ impl<'u, 'a, 'o> Checker<'u, 'a, 'o> {
         if side.is_writable(atom) || side.bytes(atom).is_empty() || self.unit.loaded.is_freed(start) {
             return self.one_place(atom, start).or_else(|()| wrong());
         }
-        self.contents(atom, offset.max(0) as u64, start)
+        // How far a table without a name reaches nothing says: where it is also pointed into its middle it was cut there.
+        if side.whole_run(atom) == (atom, atom) {
+            return self.contents(atom, offset.max(0) as u64, start);
+        }
+        side.anonymous_run(atom).into_iter().try_for_each(|part| {
+            let apart = side.atom(part).start.wrapping_sub(side.atom(atom).start);
+            self.contents(part, 0, start.wrapping_add(apart))
+        })
     }
 
     /// What has no contents is at least in one place.

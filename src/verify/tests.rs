@@ -372,6 +372,31 @@ fn whole_tables() {
     assert_eq!(difference(&found[0]), (0, "constant data `CSWTCH.1` differs at +0x0"));
 }
 
+/// So is a table without a name, also where another function's reference into its middle cuts it.
+#[test]
+fn whole_tables_without_names() {
+    let mut unit = Maker::new();
+    let table = unit.section(".rodata", 0, &[1, 0, 0, 0, 2, 0, 0, 0]);
+    let table = unit.symbol(".rodata", stt::SECTION, stb::LOCAL, Place::Section(table), 0);
+    // mov table(%rip),%eax; ret
+    let code = |to: u64, at: u64| {
+        let mut code = [0x8b, 0x05, 0, 0, 0, 0, 0xc3];
+        code[2..6].copy_from_slice(&(to.wrapping_sub(at + 6) as u32).to_le_bytes());
+        code
+    };
+    for (name, offset) in [("f", 0), ("g", 4)] {
+        let (text, _) = unit.function(name, stb::GLOBAL, &[0x8b, 0x05, 0, 0, 0, 0, 0xc3]);
+        unit.reloc(text, 2, PC32, table, offset - 4);
+    }
+    let symbols = [func("f", TEXT), func("g", TEXT + 0x40)];
+    let (f, g) = (code(DATA, TEXT), code(DATA + 4, TEXT + 0x40));
+    let found = |table: &[u8]| unit.verify(&symbols, &[(TEXT, &f), (TEXT + 0x40, &g), (DATA, table)]);
+    assert!(found(&[1, 0, 0, 0, 2, 0, 0, 0]).iter().all(Finding::is_equal));
+    for table in [[1, 0, 0, 0, 7, 0, 0, 0], [7, 0, 0, 0, 2, 0, 0, 0]] {
+        assert!(!found(&table).iter().any(Finding::is_equal));
+    }
+}
+
 /// Of a text that one reference leads into and another to, all is compared.
 #[test]
 fn text_by_its_end_first() {
