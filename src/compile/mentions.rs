@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use rayon::prelude::*;
 
-use super::Tree;
 use super::arrivals::Arrivals;
 use super::calls::Call;
 use super::flows::Flows;
@@ -20,7 +19,8 @@ use super::items::words;
 use super::macros::Macros;
 use super::names::{Names, changed_names};
 use super::pastes::Grammar;
-use super::pieces::without_comments;
+use super::plain::plain;
+use super::{Tree, is_c, predefined};
 use crate::kernel::unit::Unit;
 use crate::patch::Applied;
 
@@ -45,7 +45,7 @@ impl<'a> Mentions<'a> {
             let names = both.filter(|_| header).and_then(|(original, patched)| changed_names(original, patched));
             changes.insert(&file.path, names);
         }
-        let names = changes.values().flatten().flat_map(Names::all).cloned().collect();
+        let names = changes.values().flatten().flat_map(|names| &names.all).cloned().collect();
         let mut mentions = Mentions { tree, touched: changes, names, files: HashMap::new() };
         let open: Vec<&Unit> = units.iter().filter(|unit| mentions.is_about_names(unit)).collect();
         // A few are preprocessed sooner than all that they read is searched.
@@ -56,6 +56,8 @@ impl<'a> Mentions<'a> {
         let paths: BTreeSet<PathBuf> = open.iter().flat_map(|unit| mentions.reads(unit)).collect();
         let mut macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
         touched.files.iter().filter_map(|file| file.patched.as_deref()).for_each(|text| macros.add(text));
+        let own = predefined::texts(open.iter().map(|unit| unit.command.as_slice()), &tree.objdir)?;
+        own.iter().for_each(|text| macros.add(text));
         let macros = macros;
         let flows = Flows::new(&macros)?;
         let changes = || mentions.touched.values().flatten();
@@ -74,19 +76,14 @@ impl<'a> Mentions<'a> {
             .into_par_iter()
             .map(|path| Some((path.clone(), mentions.read(&path, &flows)?)))
             .collect::<Option<_>>()?;
-        // A declaration that comes or goes can give an attribute to what a paste names.
-        let asked = |names: &Names| {
-            let others = names.others.iter().filter(|_| macros.have_attributes(&names.heads));
-            names.changed.iter().chain(&names.variables).chain(others).cloned().collect::<Vec<_>>()
-        };
-        let asked: BTreeSet<Vec<u8>> = changes().flat_map(asked).collect();
+        let asked: BTreeSet<&Vec<u8>> = changes().flat_map(|names| names.all.iter().chain(&names.variables)).collect();
         let (mut files, mut calls) = (HashMap::new(), Vec::new());
         for (path, file) in read {
             calls.push(file.calls);
             files.insert(path, (file.mentions, file.written));
         }
         let patched = touched.files.iter().filter_map(|file| file.patched.as_deref());
-        calls.extend(patched.map(|text| flows.calls(&without_comments(text))));
+        calls.extend(patched.map(|text| flows.calls(&plain(text))));
         let arrivals = Arrivals::new(&flows, &calls);
         let grammar = Grammar::new(&arrivals);
         if asked.par_iter().any(|name| grammar.may_make(name)) {
@@ -109,6 +106,10 @@ impl<'a> Mentions<'a> {
 
     /// Whether all that the patch changes of what the unit reads, by the records of its build, has names.
     fn is_about_names(&self, unit: &Unit) -> bool {
+        // In assembly a name is something else.
+        if !is_c(unit) {
+            return false;
+        }
         let mut touched = unit.deps.iter().chain([&unit.source]).filter_map(|dep| self.touched.get(dep.as_path()));
         let mut any = false;
         touched.all(|names| {
@@ -132,7 +133,7 @@ impl<'a> Mentions<'a> {
             false => modified(path)?,
         };
         let touched = path.strip_prefix(&self.tree.source).ok().and_then(|path| self.touched.get(path));
-        let text = without_comments(&fs::read(path).ok()?);
+        let text = plain(&fs::read(path).ok()?);
         let mentions = match touched {
             Some(names) => names.as_ref()?.rest.iter().any(|word| self.names.contains(word)),
             None => words(&text).any(|word| self.names.contains(word)),

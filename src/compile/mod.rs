@@ -21,6 +21,8 @@ mod names;
 mod pastes;
 mod paths;
 mod pieces;
+mod plain;
+mod predefined;
 mod reader;
 pub mod run;
 mod shape;
@@ -118,6 +120,11 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
         cache.trim();
     }
     Ok(compiled)
+}
+
+/// Whether a unit is C, and no assembly.
+fn is_c(unit: &Unit) -> bool {
+    unit.source.extension().is_some_and(|suffix| suffix == "c")
 }
 
 /// Where the units of one call are worked on, and by how many.
