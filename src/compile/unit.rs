@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::cache::Keys;
 use super::paths::Paths;
 use super::skip::Skip;
-use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, spelled, tokens, unused};
+use super::{Compiled, Mirror, Options, Outcome, command, deps, is_c, run, shape, spelled, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
 
@@ -152,15 +152,17 @@ impl<'a> Job<'a> {
         // An original that does not compile says that the tree is not what was built: that comes first.
         let ((original, _), (patched, _)) = (original?, patched?);
         let misses = self.misses(mirror)?;
-        let (old, new) = (tokens::fold(&original), tokens::fold(&patched));
-        let same = old == new || unused::only_unused_differs(&old, &new);
+        let is_c = is_c(self.unit);
+        let form = if is_c { tokens::fold } else { tokens::lines };
+        let (old, new) = (form(&original), form(&patched));
+        let same = old == new || (is_c && unused::only_unused_differs(&old, &new));
         let key = match self.options.cache {
             Some(cache) if !same => {
                 Some(cache.keys(&self.original, self.paths.cwd(false), &original, |bytes| self.paths.blanked(bytes))?)
             }
             _ => None,
         };
-        let shape = if same { None } else { shape::shape_key(&old, &new) };
+        let shape = if same || !is_c { None } else { shape::shape_key(&old, &new) };
         Ok(Seen { same, key, shape, debug: false, misses })
     }
 
