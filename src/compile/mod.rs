@@ -31,6 +31,7 @@ mod spelled;
 mod tokens;
 mod unit;
 mod unused;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -107,7 +108,8 @@ pub enum Outcome {
 
 /// Compiles the units. All failures of a run come as one error: a [`ToolFailure`] when compilers failed.
 pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<Vec<Compiled>> {
-    let (place, mut mirror) = Place::new(tree, touched, options)?;
+    let watch = watch::Watch::new(units, tree);
+    let (place, mut mirror) = Place::new(tree, touched, options, &watch)?;
     let mut looked = look(units, tree, touched, options, &place, &mut mirror)?;
     let mut shapes = BTreeSet::new();
     for (_, seen) in &mut looked {
@@ -119,7 +121,18 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     if let Some(cache) = options.cache {
         cache.trim();
     }
+    is_as_patched(tree, touched)?;
     Ok(compiled)
+}
+
+/// An error if a touched file is no longer what the patch was applied to.
+fn is_as_patched(tree: &Tree, touched: &Applied) -> Result<()> {
+    let is_other = |path: &Path, text: &[u8]| std::fs::read(tree.source.join(path)).ok().as_deref() != Some(text);
+    let with_original = touched.files.iter().filter_map(|file| Some((&file.path, file.original.as_deref()?)));
+    match with_original.into_iter().find(|(path, text)| is_other(path, text)) {
+        None => Ok(()),
+        Some((path, _)) => bail!("failed to compile the patched files: {}", watch::message(path)),
+    }
 }
 
 /// Whether a unit is C, and no assembly.
@@ -128,14 +141,20 @@ fn is_c(unit: &Unit) -> bool {
 }
 
 /// Where the units of one call are worked on, and by how many.
-struct Place {
+struct Place<'a> {
     work: PathBuf,
     paths: paths::Paths,
     pool: rayon::ThreadPool,
+    watch: &'a watch::Watch<'a>,
 }
 
-impl Place {
-    fn new(tree: &Tree, touched: &Applied, options: &Options) -> Result<(Place, Mirror)> {
+impl<'a> Place<'a> {
+    fn new(
+        tree: &Tree,
+        touched: &Applied,
+        options: &Options,
+        watch: &'a watch::Watch<'a>,
+    ) -> Result<(Place<'a>, Mirror)> {
         let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
         let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
         // The system's own name for it, which the mirror has as well.
@@ -144,7 +163,7 @@ impl Place {
         let mirror = Mirror::create(&root, &tree.source, contents(&tree.source, touched))?;
         let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build();
-        Ok((Place { work, paths, pool: pool.context("failed to start threads")? }, mirror))
+        Ok((Place { work, paths, pool: pool.context("failed to start threads")?, watch }, mirror))
     }
 }
 
@@ -154,7 +173,7 @@ fn look<'a>(
     tree: &Tree,
     touched: &Applied,
     options: &'a Options,
-    place: &'a Place,
+    place: &'a Place<'a>,
     mirror: &mut Mirror,
 ) -> Result<Vec<(unit::Job<'a>, unit::Seen)>> {
     let mut jobs = Vec::new();
@@ -164,7 +183,8 @@ fn look<'a>(
             bail!("failed to compile `{}`: the patch deletes it", unit.source.display());
         }
         let new = change.is_some_and(|change| change.original.is_none());
-        jobs.push(unit::Job::new(index, unit, new, &place.paths, options, &place.work.join(index.to_string()))?);
+        let dir = place.work.join(index.to_string());
+        jobs.push(unit::Job::new(index, unit, new, &place.paths, options, place.watch, &dir)?);
     }
     if touched.files.iter().any(|file| file.original.is_none()) {
         ways_to_new_files(units, touched, &place.paths, mirror)?;
@@ -220,8 +240,10 @@ pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Resu
     let paths = paths::Paths::new(&tree.source, &tree.objdir, &work.join("tree"))?;
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+    let watch = watch::Watch::new(units, tree);
     let compile = |(index, unit): (usize, &Unit)| {
-        unit::Job::new(index, unit, false, &paths, options, &work.join(index.to_string()))?.compile_original()
+        let dir = work.join(index.to_string());
+        unit::Job::new(index, unit, false, &paths, options, &watch, &dir)?.compile_original()
     };
     Ok(pool.install(|| units.par_iter().enumerate().map(compile).collect()))
 }
