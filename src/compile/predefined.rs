@@ -27,8 +27,8 @@ pub(super) fn texts<'a>(commands: impl Iterator<Item = &'a [String]>, cwd: &Path
 
 /// The compiler, with the options that decide what it defines.
 fn deciding(command: &[String]) -> Option<Vec<String>> {
-    let command = without_outputs(command).ok()?;
     let options = command.iter().position(|argument| argument.starts_with('-')).unwrap_or(command.len());
+    let command = without_outputs(command).ok()?;
     let mut out = command[..options].to_vec();
     let mut arguments = command[options..].iter();
     while let Some(argument) = arguments.next() {

@@ -130,7 +130,7 @@ impl<'a> Skip<'a> {
 
     /// What decides which functions the unit uses; `None` when something of it is not known.
     fn key(&self, unit: &Unit, cwd: &Path) -> Result<Option<String>> {
-        let mut text = b"which inline functions are not used\n".to_vec();
+        let mut text = b"which inline functions are not used, 2\n".to_vec();
         let mut directories = BTreeSet::new();
         for path in self.files(unit) {
             let Some(content) = self.contents.get(&path) else { return Ok(None) };
