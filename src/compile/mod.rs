@@ -191,17 +191,16 @@ fn look<'a>(
     }
     let pool = &place.pool;
 
-    let mentions = mentions::Mentions::new(units, touched, tree);
-    let settled: Vec<bool> =
-        units.iter().map(|unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit))).collect();
-    let open = || units.iter().zip(&settled).filter(|(_, settled)| !**settled).map(|(unit, _)| unit);
-    let skip = skip::Skip::new(open(), touched, tree, options.cache);
+    // What an earlier run has seen costs least to ask, and may leave too few to read everything for.
+    let skip = skip::Skip::new(units.iter(), touched, tree, options.cache);
     let skip = skip.as_ref();
-    let known = |(job, settled): (&unit::Job, &bool)| {
-        (*settled || skip.is_some_and(|skip| job.settled_by(skip))).then(unit::Seen::same)
-    };
+    let known = |job: &unit::Job| skip.is_some_and(|skip| job.settled_by(skip));
+    let known: Vec<bool> = pool.install(|| jobs.par_iter().map(known).collect());
+    let open: Vec<&Unit> = units.iter().zip(&known).filter(|(_, known)| !**known).map(|(unit, _)| unit).collect();
+    let mentions = mentions::Mentions::new(&open, touched, tree);
+    let settled = |unit: &Unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit));
     let mut seen: Vec<Option<unit::Seen>> =
-        pool.install(|| jobs.par_iter().zip(settled.par_iter()).map(known).collect());
+        units.iter().zip(known).map(|(unit, known)| (known || settled(unit)).then(unit::Seen::same)).collect();
 
     // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {
