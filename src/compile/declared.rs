@@ -18,7 +18,7 @@ pub(super) fn declarations(item: &Item<'_>) -> Vec<Vec<u8>> {
             }
             all
         }
-        None if matches!(item.kind, Kind::Prototype(_) | Kind::Declaration) => Vec::new(),
+        None if matches!(item.kind, Kind::Prototype(_) | Kind::Declaration(_)) => Vec::new(),
         None if is_assertion(text) => Vec::new(),
         None => vec![without_initialisers(text)],
     }

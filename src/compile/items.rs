@@ -11,7 +11,7 @@ pub(super) enum Kind<'t> {
     /// A `static inline` function of this name, with a body.
     Inline(&'t [u8]),
     /// A declaration of such a function.
-    Declaration,
+    Declaration(&'t [u8]),
     /// A plain prototype of any other function, or an `extern` declaration of a variable.
     Prototype(&'t [u8]),
     /// Anything else.
@@ -29,17 +29,27 @@ pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
 
-/// All words of a text, those in literals included: assembly names functions there. An escape ends a word.
+/// All words of a text, those in literals included: assembly names functions there. An escape is part of no word.
 pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
         while at < text.len() && !is_word(text[at]) {
-            at += if text[at] == b'\\' { 2 } else { 1 };
+            at += if text[at] == b'\\' { escape(&text[at..]) } else { 1 };
         }
         let start = at.min(text.len());
         at = start + text[start..].iter().position(|b| !is_word(*b)).unwrap_or(text.len() - start);
         (start < at).then(|| &text[start..at])
     })
+}
+
+/// How long the escape is that a text begins with: `\t`, `\011`, `\x9`.
+fn escape(text: &[u8]) -> usize {
+    let digits = |from: usize, is: fn(&u8) -> bool| text.iter().skip(from).take_while(|byte| is(byte)).count();
+    match text.get(1) {
+        Some(b'x') => 2 + digits(2, u8::is_ascii_hexdigit),
+        Some(b'0'..=b'7') => 1 + digits(1, |byte| matches!(byte, b'0'..=b'7')).min(3),
+        _ => 2,
+    }
 }
 
 /// Cuts a stream into what stands at file scope: up to a `;`, or to the end of a function's body.
@@ -146,7 +156,7 @@ fn item(text: &[u8], start: usize, end: usize, body: bool) -> Item<'_> {
     let name = inline_name(whole);
     let kind = match name {
         Some(name) if body => Kind::Inline(name),
-        Some(_) if !whole.contains(&b'=') && !whole.contains(&b'{') => Kind::Declaration,
+        Some(name) if !whole.iter().any(|byte| b"={\"".contains(byte)) && !is_kept(whole) => Kind::Declaration(name),
         None if !body => prototype(whole).map_or(Kind::Emitted, Kind::Prototype),
         _ => Kind::Emitted,
     };
@@ -170,8 +180,7 @@ fn inline_name(item: &[u8]) -> Option<&[u8]> {
                 b"__attribute__" | b"__attribute" | b"__typeof__" | b"typeof" | b"_Alignas" => {
                     let group = parenthesised(item, at)?;
                     // An inline function that must be kept is emitted.
-                    let text = &item[at..group];
-                    if memmem::find(text, b"used").is_some() && memmem::find(text, b"unused").is_none() {
+                    if words(&item[at..group]).any(keeps) {
                         return None;
                     }
                     at = group;
@@ -183,11 +192,26 @@ fn inline_name(item: &[u8]) -> Option<&[u8]> {
         }
         match byte {
             b'(' => return name.filter(|_| is_static && is_inline),
-            b'{' | b'=' | b'"' | b'#' => return None,
+            // `[[gnu::used]]` is as good as an attribute, and rare.
+            b'{' | b'=' | b'"' | b'#' | b'[' => return None,
             _ => at += 1,
         }
     }
     None
+}
+
+/// Whether an attribute keeps a function that nothing refers to.
+fn keeps(attribute: &[u8]) -> bool {
+    let plain = attribute.strip_prefix(b"__").and_then(|name| name.strip_suffix(b"__")).unwrap_or(attribute);
+    matches!(plain, b"used" | b"retain" | b"constructor" | b"destructor" | b"externally_visible")
+}
+
+/// Whether an item has such an attribute, wherever it stands.
+fn is_kept(item: &[u8]) -> bool {
+    memmem::find_iter(item, b"__attribute").any(|at| {
+        let open = at + item[at..].iter().position(|byte| !is_word(*byte)).unwrap_or(item.len() - at);
+        parenthesised(item, open).is_none_or(|end| words(&item[open..end]).any(keeps))
+    })
 }
 
 /// The name of a function, or of an `extern` variable, that the item declares, and does nothing else. Anything unusual gives
@@ -310,4 +334,17 @@ fn parenthesised(item: &[u8], at: usize) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Escapes are of any length, and no part of what follows.
+    #[test]
+    fn escapes_end_words() {
+        let of = |text: &str| words(text.as_bytes()).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let all: Vec<String> = of("\"a\\tb\\011c\\0111d\\x9g\\\\h\\\"i\\8\"");
+        assert_eq!(all, ["a", "b", "c", "1d", "g", "h", "i"]);
+    }
 }

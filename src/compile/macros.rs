@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::items::words;
+use super::command::TAKES_VALUE;
+use super::items::{is_word, words};
 use super::pieces::is_balanced;
+use super::plain::plain;
 
 /// Name -> what it is replaced by, in any file.
 pub(super) struct Macros(HashMap<Vec<u8>, Vec<Vec<u8>>>);
@@ -20,10 +22,10 @@ impl Macros {
     pub(super) fn read<'a>(files: &BTreeSet<PathBuf>, commands: impl Iterator<Item = &'a [String]>) -> Option<Macros> {
         let files: Vec<&PathBuf> = files.iter().collect();
         let found: Option<Vec<Vec<Definition>>> =
-            files.par_iter().map(|path| std::fs::read(path).ok().map(|text| definitions(&text))).collect();
+            files.par_iter().map(|path| std::fs::read(path).ok().map(|text| definitions(&plain(&text)))).collect();
         let mut all: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
-        let of_commands = commands.flat_map(|command| command.iter().filter_map(|arg| of_argument(arg)));
-        for (name, replacement) in found?.into_iter().flatten().chain(of_commands) {
+        let of_commands: Option<Vec<Vec<Definition>>> = commands.map(of_command).collect();
+        for (name, replacement) in found?.into_iter().chain(of_commands?).flatten() {
             let all = all.entry(name).or_default();
             if !all.contains(&replacement) {
                 all.push(replacement);
@@ -71,17 +73,12 @@ impl Macros {
 
     /// Adds the definitions of a text.
     pub(super) fn add(&mut self, text: &[u8]) {
-        for (name, replacement) in definitions(text) {
+        for (name, replacement) in definitions(&plain(text)) {
             let all = self.0.entry(name).or_default();
             if !all.contains(&replacement) {
                 all.push(replacement);
             }
         }
-    }
-
-    /// Whether these words can turn into an attribute.
-    pub(super) fn have_attributes(&self, start: &BTreeSet<Vec<u8>>) -> bool {
-        self.reached(start).iter().any(|word| matches!(*word, b"__attribute__" | b"__attribute"))
     }
 
     /// The words, and all that they can turn into.
@@ -123,6 +120,7 @@ fn declares_more(text: &[u8]) -> bool {
 /// A macro's name, and its parameters and replacement as one text: parameters are words like others.
 type Definition = (Vec<u8>, Vec<u8>);
 
+/// The definitions in a text of logical lines.
 fn definitions(text: &[u8]) -> Vec<Definition> {
     let mut out = Vec::new();
     for at in memchr::memmem::find_iter(text, b"define") {
@@ -132,49 +130,40 @@ fn definitions(text: &[u8]) -> Vec<Definition> {
         if !blanks.trim_ascii().is_empty() || !after.first().is_some_and(u8::is_ascii_whitespace) {
             continue;
         }
-        let after = after.trim_ascii_start();
-        let mut end = 0;
-        loop {
-            end = after[end..].iter().position(|b| *b == b'\n').map_or(after.len(), |i| end + i);
-            if end == after.len() || !after[..end].trim_ascii_end().ends_with(b"\\") {
-                break;
-            }
-            end += 1;
-        }
-        let whole: Vec<u8> = joined(&after[..end]);
-        let name = words(&whole).next().unwrap_or_default().to_vec();
-        let rest = whole[name.len().min(whole.len())..].to_vec();
-        out.push((name, rest));
+        let end = memchr::memchr(b'\n', after).unwrap_or(after.len());
+        let whole = after[..end].trim_ascii_start();
+        let length = whole.iter().position(|byte| !is_word(*byte)).unwrap_or(whole.len());
+        let (name, rest) = whole.split_at(length);
+        out.push((name.to_vec(), rest.to_vec()));
     }
     out
 }
 
-/// One line of several, without comments.
-fn joined(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], text.get(at + 1)) {
-            (b'\\', Some(b'\n')) => at += 2,
-            (b'/', Some(b'/')) => break,
-            (b'/', Some(b'*')) => {
-                at = memchr::memmem::find(&text[at + 2..], b"*/").map_or(text.len(), |length| at + 2 + length + 2);
-                out.push(b' ');
-            }
-            (byte, _) => {
-                out.push(byte);
-                at += 1;
-            }
+/// What a command defines: `-DNAME=TEXT` means what `#define NAME TEXT` does, and without a text it is 1; also in two arguments, or
+/// handed on to the preprocessor. `None` when more arguments are in a file.
+fn of_command<'a>(command: &'a [String]) -> Option<Vec<Definition>> {
+    let parts = |argument: &'a String| match argument.strip_prefix("-Wp,") {
+        Some(list) => list.split(',').collect(),
+        None => vec![argument.as_str()],
+    };
+    let mut arguments = command.iter().flat_map(parts);
+    let mut out = Vec::new();
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "-D" => out.extend(arguments.next().map(of_argument)),
+            "-Xpreprocessor" | "-Xclang" => {}
+            option if TAKES_VALUE.contains(&option) => drop(arguments.next()),
+            option if option.starts_with('@') => return None,
+            option => out.extend(option.strip_prefix("-D").map(of_argument)),
         }
     }
-    out
+    Some(out)
 }
 
-/// `-DNAME=TEXT`, which means what `#define NAME TEXT` does.
-fn of_argument(argument: &str) -> Option<Definition> {
-    let (name, replacement) = argument.strip_prefix("-D")?.split_once('=')?;
+fn of_argument(text: &str) -> Definition {
+    let (name, replacement) = text.split_once('=').unwrap_or((text, "1"));
     let (name, parameters) = name.split_at(name.find('(').unwrap_or(name.len()));
-    Some((name.as_bytes().to_vec(), format!("{parameters} {replacement}").into_bytes()))
+    (name.as_bytes().to_vec(), format!("{parameters} {replacement}").into_bytes())
 }
 
 /// What a definition has before its replacement, and the replacement.
@@ -234,9 +223,34 @@ mod tests {
         );
         let plain = |word: &[u8]| macros.are_plain(&BTreeSet::from([word.to_vec()]));
         assert!(!plain(b"D") && !plain(b"E") && !plain(b"F") && plain(b"G"));
-        let attribute = |word: &[u8]| macros.have_attributes(&BTreeSet::from([word.to_vec()]));
-        assert!(attribute(b"A") && attribute(b"E") && !attribute(b"G"));
         assert!(macros.is_macro(b"A") && !macros.is_macro(b"x"));
+    }
+
+    /// However a command or a text spells it.
+    #[test]
+    fn defined() {
+        let defined = |command: &str| {
+            let command: Vec<String> = command.split(' ').map(String::from).collect();
+            let all = Macros::read(&BTreeSet::new(), std::iter::once(&command[..]))?;
+            let mut all: Vec<String> =
+                all.all().map(|(n, t)| String::from_utf8([n, b":", t].concat()).unwrap()).collect();
+            all.sort();
+            Some(all.join(","))
+        };
+        let of = |command| defined(command).unwrap();
+        assert_eq!(of("gcc -DA -DB=b -DC(x)=x -DD="), "A: 1,B: b,C:(x) x,D: ");
+        assert_eq!(of("gcc -D A -D B=b -U C -UD -include -DE -I -DF x.c"), "A: 1,B: b");
+        assert_eq!(of("gcc -Wp,-MMD,x.d,-DA=a,-D,B -Xpreprocessor -DC"), "A: a,B: 1,C: 1");
+        assert_eq!(defined("gcc @arguments -DA"), None);
+        let mut all = Macros(HashMap::new());
+        all.add(b"#define \\\n A(x) \\\r\n x\n#/* c */define B /*\n*/ b // c\n#def\\\nine C\n%: define D%:%:d\n/* #\n*/ #define E\n x #define F\n");
+        let get =
+            |name: &str| all.0.get(name.as_bytes()).map(|text| String::from_utf8_lossy(&text[0]).trim().to_owned());
+        let got = ["A", "B", "C", "D", "E", "F"].map(get);
+        assert_eq!(
+            got,
+            [Some("(x)  x"), Some("b"), Some(""), Some("##d"), Some(""), None].map(|t| t.map(str::to_owned))
+        );
     }
 
     /// Macros that are whole, directly and through others, in every way to write them.

@@ -107,11 +107,30 @@ fn doubts() {
     assert!(looks(&|_| (), with("FRESH __attribute__((weak))", "extern int x FRESH;")));
     assert!(looks(&|_| (), with("FRESH(n) n __attribute__((weak))", "extern int FRESH(x);")));
     assert!(looks(&|_| (), with("FRESH int a; int", "extern FRESH b;")));
-    // A name that came, with an attribute, and is pasted together elsewhere.
+    // A name that came or went, and is pasted together elsewhere: there it may be something else.
     let pasted = "#define USE PASTE(fre, sh)\n#define COLD __attribute__((cold))\n";
     assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nint COLD fresh(int);")));
     assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nextern int fresh;")));
-    assert!(!looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nint fresh(int);")));
+    let came = |text: &'static str| ("int old(int);", text);
+    for text in ["int old(int);\nint fresh(int);", "int old(int);\n#define fresh(x) ((x) & 15)"] {
+        assert!(looks(&|k| rewrite(k, &config(k), pasted), came(text)), "{text}");
+        assert!(!looks(&|k| rewrite(k, &config(k), "#define USE PASTE(fre, lo)\n"), came(text)), "{text}");
+    }
+    let went = "#define USE PASTE(ol, d)\n";
+    assert!(looks(&|k| rewrite(k, &config(k), went), ("int old(int);", "int another(int);")));
+    // Pasted of what the compiler defines; and a macro whose name is in two lines, or begins with a digraph.
+    let add = ("int old(int);", "int old(int);\n#define op_8 1");
+    for (text, is_made) in [
+        ("#define USE OP(__SIZEOF_LONG__)\n", true),
+        ("#define USE OP(__SIZEOF_SHORT__)\n", false),
+        ("#define USE O\\\nP(8)\n", true),
+        ("#define USE op\\\n_8\n", true),
+        ("%:define USE op_%:%:8\n", true),
+        ("#define /* of\nthem */ USE OP(8)\n", true),
+    ] {
+        let text = format!("#define OP_(n) op_##n\n#define OP(n) OP_(n)\n{text}");
+        assert_eq!(looks(&|k| rewrite(k, &config(k), &text), add), is_made, "{text}");
+    }
     assert!(looks(
         &|k| rewrite(k, &config(k), "#define extern\n"),
         ("int old(int);", "int old(int);\nextern int fresh;")

@@ -21,6 +21,8 @@ mod names;
 mod pastes;
 mod paths;
 mod pieces;
+mod plain;
+mod predefined;
 mod reader;
 pub mod run;
 mod shape;
@@ -29,6 +31,7 @@ mod spelled;
 mod tokens;
 mod unit;
 mod unused;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -105,7 +108,8 @@ pub enum Outcome {
 
 /// Compiles the units. All failures of a run come as one error: a [`ToolFailure`] when compilers failed.
 pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &Options) -> Result<Vec<Compiled>> {
-    let (place, mut mirror) = Place::new(tree, touched, options)?;
+    let watch = watch::Watch::new(units, tree);
+    let (place, mut mirror) = Place::new(tree, touched, options, &watch)?;
     let mut looked = look(units, tree, touched, options, &place, &mut mirror)?;
     let mut shapes = BTreeSet::new();
     for (_, seen) in &mut looked {
@@ -117,18 +121,40 @@ pub fn compile_units(units: &[Unit], tree: &Tree, touched: &Applied, options: &O
     if let Some(cache) = options.cache {
         cache.trim();
     }
+    is_as_patched(tree, touched)?;
     Ok(compiled)
 }
 
+/// An error if a touched file is no longer what the patch was applied to.
+fn is_as_patched(tree: &Tree, touched: &Applied) -> Result<()> {
+    let is_other = |path: &Path, text: &[u8]| std::fs::read(tree.source.join(path)).ok().as_deref() != Some(text);
+    let with_original = touched.files.iter().filter_map(|file| Some((&file.path, file.original.as_deref()?)));
+    match with_original.into_iter().find(|(path, text)| is_other(path, text)) {
+        None => Ok(()),
+        Some((path, _)) => bail!("failed to compile the patched files: {}", watch::message(path)),
+    }
+}
+
+/// Whether a unit is C, and no assembly.
+fn is_c(unit: &Unit) -> bool {
+    unit.source.extension().is_some_and(|suffix| suffix == "c")
+}
+
 /// Where the units of one call are worked on, and by how many.
-struct Place {
+struct Place<'a> {
     work: PathBuf,
     paths: paths::Paths,
     pool: rayon::ThreadPool,
+    watch: &'a watch::Watch<'a>,
 }
 
-impl Place {
-    fn new(tree: &Tree, touched: &Applied, options: &Options) -> Result<(Place, Mirror)> {
+impl<'a> Place<'a> {
+    fn new(
+        tree: &Tree,
+        touched: &Applied,
+        options: &Options,
+        watch: &'a watch::Watch<'a>,
+    ) -> Result<(Place<'a>, Mirror)> {
         let work = tempfile::Builder::new().prefix("compile-").tempdir_in(options.work);
         let work = work.with_context(|| format!("failed to write to `{}`", options.work.display()))?.keep();
         // The system's own name for it, which the mirror has as well.
@@ -137,7 +163,7 @@ impl Place {
         let mirror = Mirror::create(&root, &tree.source, contents(&tree.source, touched))?;
         let paths = paths::Paths::new(&tree.source, &tree.objdir, mirror.root())?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build();
-        Ok((Place { work, paths, pool: pool.context("failed to start threads")? }, mirror))
+        Ok((Place { work, paths, pool: pool.context("failed to start threads")?, watch }, mirror))
     }
 }
 
@@ -147,7 +173,7 @@ fn look<'a>(
     tree: &Tree,
     touched: &Applied,
     options: &'a Options,
-    place: &'a Place,
+    place: &'a Place<'a>,
     mirror: &mut Mirror,
 ) -> Result<Vec<(unit::Job<'a>, unit::Seen)>> {
     let mut jobs = Vec::new();
@@ -157,24 +183,24 @@ fn look<'a>(
             bail!("failed to compile `{}`: the patch deletes it", unit.source.display());
         }
         let new = change.is_some_and(|change| change.original.is_none());
-        jobs.push(unit::Job::new(index, unit, new, &place.paths, options, &place.work.join(index.to_string()))?);
+        let dir = place.work.join(index.to_string());
+        jobs.push(unit::Job::new(index, unit, new, &place.paths, options, place.watch, &dir)?);
     }
     if touched.files.iter().any(|file| file.original.is_none()) {
         ways_to_new_files(units, touched, &place.paths, mirror)?;
     }
     let pool = &place.pool;
 
-    let mentions = mentions::Mentions::new(units, touched, tree);
-    let settled: Vec<bool> =
-        units.iter().map(|unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit))).collect();
-    let open = || units.iter().zip(&settled).filter(|(_, settled)| !**settled).map(|(unit, _)| unit);
-    let skip = skip::Skip::new(open(), touched, tree, options.cache);
+    // What an earlier run has seen costs least to ask, and may leave too few to read everything for.
+    let skip = skip::Skip::new(units.iter(), touched, tree, options.cache);
     let skip = skip.as_ref();
-    let known = |(job, settled): (&unit::Job, &bool)| {
-        (*settled || skip.is_some_and(|skip| job.settled_by(skip))).then(unit::Seen::same)
-    };
+    let known = |job: &unit::Job| skip.is_some_and(|skip| job.settled_by(skip));
+    let known: Vec<bool> = pool.install(|| jobs.par_iter().map(known).collect());
+    let open: Vec<&Unit> = units.iter().zip(&known).filter(|(_, known)| !**known).map(|(unit, _)| unit).collect();
+    let mentions = mentions::Mentions::new(&open, touched, tree);
+    let settled = |unit: &Unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit));
     let mut seen: Vec<Option<unit::Seen>> =
-        pool.install(|| jobs.par_iter().zip(settled.par_iter()).map(known).collect());
+        units.iter().zip(known).map(|(unit, known)| (known || settled(unit)).then(unit::Seen::same)).collect();
 
     // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {
@@ -213,8 +239,10 @@ pub fn compile_originals(units: &[Unit], tree: &Tree, options: &Options) -> Resu
     let paths = paths::Paths::new(&tree.source, &tree.objdir, &work.join("tree"))?;
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(options.jobs.max(1)).build().context("failed to start threads")?;
+    let watch = watch::Watch::new(units, tree);
     let compile = |(index, unit): (usize, &Unit)| {
-        unit::Job::new(index, unit, false, &paths, options, &work.join(index.to_string()))?.compile_original()
+        let dir = work.join(index.to_string());
+        unit::Job::new(index, unit, false, &paths, options, &watch, &dir)?.compile_original()
     };
     Ok(pool.install(|| units.par_iter().enumerate().map(compile).collect()))
 }

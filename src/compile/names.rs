@@ -18,11 +18,9 @@ type Words = BTreeSet<Vec<u8>>;
 /// What a header's change is about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    /// Macros that changed or went, and functions and variables of which something changed: code that is there may use them.
-    pub(super) changed: Words,
-    /// What came, and functions and variables that went. A unit that compiled without a name and does not have it as a word does not
-    /// use it: pasted together it would be something of its own. One that still used what went would not compile.
-    pub(super) others: Words,
+    /// Macros, functions and variables that came, went or changed. What came or went counts like the rest: a unit may have something else of
+    /// that name, declared and used by pastes only, which a new macro takes the place of, or which is left when a function goes.
+    pub(super) all: Words,
     /// Of what only the original has, and of what only the patched side has: macros, and the words of declarations.
     pub(super) sides: [(Words, Words); 2],
     /// Those of them that are variables: the last word of such a declaration might be a macro for an attribute.
@@ -56,25 +54,14 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
         return None;
     }
     let union = |one: &Words, other: &Words| one.union(other).cloned().collect::<Words>();
-    let both = gone.declared.intersection(&come.declared).cloned();
-    let changed = gone.macros.iter().cloned().chain(both).collect();
-    let all = union(&union(&gone.macros, &come.macros), &union(&gone.declared, &come.declared));
     Some(Names {
-        others: all.difference(&changed).cloned().collect(),
-        changed,
+        all: union(&union(&gone.macros, &come.macros), &union(&gone.declared, &come.declared)),
         sides: [&gone, &come].map(|side| (side.macros.clone(), side.heads.clone())),
         variables: union(&gone.variables, &come.variables),
         heads: union(&gone.heads, &come.heads),
         bodies: union(&gone.bodies, &come.bodies),
         rest: come.rest,
     })
-}
-
-impl Names {
-    /// All of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.changed.iter().chain(&self.others)
-    }
 }
 
 /// What only one of the two has, and the words of what both have.

@@ -5,45 +5,45 @@ use super::*;
 const HEADER: &str = "#ifndef H\n#define H\nstruct s;\nint f(struct s *s);\n#define M(x) ((x) + 1)\n\
     static inline int g(void)\n{\n#ifdef A\n\treturn M(1);\n#else\n\treturn f(0);\n#endif\n}\n#endif\n";
 
-fn about(before: &str, after: &str) -> Option<[Vec<String>; 2]> {
+fn about(before: &str, after: &str) -> Option<Vec<String>> {
     let names = changed_names(before.as_bytes(), after.as_bytes())?;
-    let list = |words: &Words| words.iter().map(|word| String::from_utf8(word.clone()).unwrap()).collect();
-    Some([list(&names.changed), list(&names.others)])
+    Some(names.all.iter().map(|word| String::from_utf8(word.clone()).unwrap()).collect())
 }
 
-fn edit(old: &str, new: &str) -> Option<[Vec<String>; 2]> {
+fn edit(old: &str, new: &str) -> Option<Vec<String>> {
     assert!(HEADER.contains(old));
     about(HEADER, &HEADER.replacen(old, new, 1))
 }
 
-fn names(changed: &[&str], others: &[&str]) -> Option<[Vec<String>; 2]> {
-    Some([changed, others].map(|names| names.iter().map(|name| (*name).to_owned()).collect()))
+fn names(all: &[&str]) -> Option<Vec<String>> {
+    Some(all.iter().map(|name| (*name).to_owned()).collect())
 }
 
 /// What came, went and changed, of each kind, alone and together.
 #[test]
 fn named() {
-    assert_eq!(edit("int f(", "/* f */\nint f("), names(&[], &[]));
-    assert_eq!(edit("int f(", "bool __must_check h(const char *, ...) __printf(1, 2);\nint f("), names(&[], &["h"]));
-    assert_eq!(edit("struct s;", "struct s;\nunion u;"), names(&[], &[]));
-    assert_eq!(edit("int f(struct s *s);\n", ""), names(&[], &["f"]));
-    assert_eq!(edit("int f(", "extern struct s *x;\nextern const char y[2][N];\nint f("), names(&[], &["x", "y"]));
+    assert_eq!(edit("int f(", "/* f */\nint f("), names(&[]));
+    assert_eq!(edit("int f(", "bool __must_check h(const char *, ...) __printf(1, 2);\nint f("), names(&["h"]));
+    assert_eq!(edit("struct s;", "struct s;\nunion u;"), names(&[]));
+    assert_eq!(edit("int f(struct s *s);\n", ""), names(&["f"]));
+    assert_eq!(edit("int f(", "extern struct s *x;\nextern const char y[2][N];\nint f("), names(&["x", "y"]));
     let variable = |of: &str| format!("extern {of};\nint f(void);\n");
-    assert_eq!(about(&variable("struct s *x"), &variable("struct s __rcu *x")), names(&["x"], &[]));
-    assert_eq!(about(&variable("int x[]"), &variable("int x[4]")), names(&["x"], &[]));
-    assert_eq!(edit("int f(struct s *s)", "long *f(void)"), names(&["f"], &[]));
-    assert_eq!(edit("int f(", "struct s *h(int);\n# define N \\\n\t3\nint f("), names(&[], &["N", "h"]));
-    assert_eq!(edit("#define M(x) ((x) + 1)\n", ""), names(&["M"], &[]));
-    assert_eq!(edit("((x) + 1)", "(x)"), names(&["M"], &[]));
-    assert_eq!(edit("f(0)", "f(1)"), names(&["g"], &[]));
-    assert_eq!(edit("static inline int g(void)", "static inline long g(int x)"), names(&["g"], &[]));
+    assert_eq!(about(&variable("struct s *x"), &variable("struct s __rcu *x")), names(&["x"]));
+    assert_eq!(about(&variable("int x[]"), &variable("int x[4]")), names(&["x"]));
+    assert_eq!(edit("int f(struct s *s)", "long *f(void)"), names(&["f"]));
+    assert_eq!(edit("int f(", "struct s *h(int);\n# define N \\\n\t3\nint f("), names(&["N", "h"]));
+    assert_eq!(edit("#define M(x) ((x) + 1)\n", ""), names(&["M"]));
+    assert_eq!(edit("((x) + 1)", "(x)"), names(&["M"]));
+    assert_eq!(edit("f(0)", "f(1)"), names(&["g"]));
+    assert_eq!(edit("static inline int g(void)", "static inline long g(int x)"), names(&["g"]));
     let text = HEADER.replace("f(0)", "f(\"a  b\")");
-    assert_eq!(about(&text, &text.replace("a  b", "a b")), names(&["g"], &[]));
-    assert_eq!(edit("static inline", "static __always_inline"), names(&["g"], &[]));
+    assert_eq!(about(&text, &text.replace("a  b", "a b")), names(&["g"]));
+    assert_eq!(edit("static inline", "static __always_inline"), names(&["g"]));
     let more = "static __always_inline void h(void)\n{\n\tif (1) {\n#if X\n\t\tf(0);\n#endif\n\t}\n}\nint f(";
-    assert_eq!(edit("int f(", more), names(&[], &["h"]));
+    assert_eq!(edit("int f(", more), names(&["h"]));
+    assert_eq!(about("%:define A 1\n#def\\\nine B 1\n", "%:define A 2\n#define B 1\n"), names(&["A"]));
     let gone = &HEADER[HEADER.find("static").unwrap()..HEADER.rfind("#endif").unwrap()];
-    assert_eq!(edit(gone, "int g(void);\n"), names(&["g"], &[]));
+    assert_eq!(edit(gone, "int g(void);\n"), names(&["g"]));
 }
 
 /// Whatever does more than declare its name, or cannot be told to do only that.
@@ -88,9 +88,9 @@ fn others() {
     }
     // An item that moved over a conditional has its name; a conditional that moved has none.
     let moved = HEADER.replace("#ifdef A\n\treturn M(1);\n", "\treturn M(1);\n#ifdef A\n");
-    assert_eq!(about(HEADER, &moved), names(&["g"], &[]));
+    assert_eq!(about(HEADER, &moved), names(&["g"]));
     let around = "#ifdef A\nint a(void);\n#endif\nint b(void);\n";
-    assert_eq!(about(around, "#ifdef A\nint a(void);\nint b(void);\n#endif\n"), names(&["b"], &[]));
+    assert_eq!(about(around, "#ifdef A\nint a(void);\nint b(void);\n#endif\n"), names(&["b"]));
 }
 
 /// The words of what stays are those that a unit reads in any case; the words of what differs may be macros.

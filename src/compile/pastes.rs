@@ -11,9 +11,11 @@ use super::arrivals::{Arrivals, Arrived, Flow};
 /// Ways in which names are made.
 pub(super) struct Grammar<'a> {
     all: &'a Arrivals,
-    /// Pastes by the first word of theirs that is no parameter; those without such a word apart.
+    /// Pastes by the first word of theirs that is no parameter; of a kernel's many thousand, few are of interest for one name.
     by_literal: FxHashMap<u32, Vec<u32>>,
-    of_params: Vec<u32>,
+    /// Those without, by what they may begin with; and those that may begin with what is no word of a file.
+    by_first: FxHashMap<u32, Vec<u32>>,
+    open: Vec<u32>,
     /// All words that could be a part.
     parts: FxHashSet<u32>,
     /// Words that turn into numbers which no file has.
@@ -25,7 +27,8 @@ impl<'a> Grammar<'a> {
         let mut grammar = Grammar {
             all,
             by_literal: FxHashMap::default(),
-            of_params: vec![],
+            by_first: FxHashMap::default(),
+            open: vec![],
             parts: FxHashSet::default(),
             counters: vec![],
         };
@@ -38,7 +41,12 @@ impl<'a> Grammar<'a> {
             });
             match literals.clone().next() {
                 Some(word) => grammar.by_literal.entry(word).or_default().push(paste),
-                None => grammar.of_params.push(paste),
+                None => match pieces.first().and_then(|first| grammar.words_of(first)) {
+                    Some(words) => {
+                        words.into_iter().for_each(|word| grammar.by_first.entry(word).or_default().push(paste));
+                    }
+                    None => grammar.open.push(paste),
+                },
             }
             grammar.parts.extend(&mut literals);
             let params = pieces.iter().filter_map(|piece| match piece {
@@ -54,6 +62,17 @@ impl<'a> Grammar<'a> {
         grammar
     }
 
+    /// What a parameter may stand for, if that is only words, and never nothing.
+    fn words_of(&self, flow: &Flow) -> Option<Vec<u32>> {
+        let Flow::Param(param) = flow else { return None };
+        let Arrived { raw, may_be_empty, .. } = self.all.params.get(*param as usize)?;
+        let word = |flow: &Flow| match flow {
+            Flow::Word(word) if !self.counters.contains(flow) => Some(*word),
+            _ => None,
+        };
+        if *may_be_empty { None } else { raw.iter().map(word).collect() }
+    }
+
     /// Whether the name may be pasted together of more than one word.
     pub(super) fn may_make(&self, name: &[u8]) -> bool {
         self.may_be_parts(name) && !Made::new(self, name).whole().is_empty()
@@ -64,32 +83,34 @@ impl<'a> Grammar<'a> {
         if pastes.is_empty() {
             return Vec::new();
         }
-        let names: Vec<u32> = names.collect();
+        let names: FxHashSet<u32> = names.collect();
+        let alone = pastes.iter().flat_map(|paste| self.alone(*paste).map(|word| (*paste, word)));
+        let mut all: Vec<(u32, u32)> = alone.filter(|(_, word)| names.contains(word)).collect();
         let of = |name: &u32| {
             let text = self.all.words.text(*name);
             let made = if self.may_be_parts(text) { Made::new(self, text).whole() } else { Vec::new() };
-            let alone = pastes.iter().copied().filter(|paste| self.is_alone(*paste, *name));
-            made.into_iter()
-                .chain(alone)
-                .filter(|paste| pastes.contains(paste))
-                .map(|paste| (paste, *name))
-                .collect::<Vec<_>>()
+            made.into_iter().filter(|paste| pastes.contains(paste)).map(|paste| (paste, *name)).collect::<Vec<_>>()
         };
-        names.par_iter().flat_map_iter(of).collect()
+        all.extend(names.par_iter().flat_map_iter(of).collect::<Vec<_>>());
+        all
     }
 
-    /// Whether the paste is the word when all beside it is nothing.
-    fn is_alone(&self, paste: u32, word: u32) -> bool {
+    /// The words that the paste is when all beside them is nothing.
+    fn alone(&self, paste: u32) -> impl Iterator<Item = u32> {
         let pieces = &self.all.pastes[paste as usize];
-        let params = |flow: &Flow| match flow {
+        let arrived = |flow: &Flow| match flow {
             Flow::Param(param) => self.all.params.get(*param as usize),
             _ => None,
         };
-        let is_word =
-            |flow: &Flow| *flow == Flow::Word(word) || params(flow).is_some_and(|p| p.raw.contains(&Flow::Word(word)));
-        let may_be_empty = |flow: &Flow| params(flow).is_some_and(|param| param.may_be_empty);
-        let others = |at: usize| pieces.iter().enumerate().all(|(other, piece)| other == at || may_be_empty(piece));
-        pieces.iter().enumerate().any(|(at, piece)| is_word(piece) && others(at))
+        let is_needed = |flow: &Flow| !arrived(flow).is_some_and(|param| param.may_be_empty);
+        let needed: Vec<usize> = (0..pieces.len()).filter(|at| is_needed(&pieces[*at])).take(2).collect();
+        let may_be_alone = move |at: usize| needed.iter().all(|other| *other == at);
+        let alone = pieces.iter().enumerate().filter(move |(at, _)| may_be_alone(*at)).map(|(_, piece)| piece);
+        let flows = alone.flat_map(move |piece| arrived(piece).into_iter().flat_map(|param| &param.raw).chain([piece]));
+        flows.filter_map(|flow| match flow {
+            Flow::Word(word) => Some(*word),
+            _ => None,
+        })
     }
 
     /// Whether there are words for all of it, more than one.
@@ -127,13 +148,15 @@ impl<'g> Made<'g> {
         let size = (length + 1) * (length + 1);
         let (words, numbers, pastes) = (vec![None; size], vec![false; size], vec![Vec::new(); size]);
         let mut made = Made { grammar, length, words, numbers, pastes };
-        let mut candidates: Vec<u32> = grammar.of_params.clone();
+        let mut candidates: Vec<u32> = grammar.open.clone();
         for start in 0..length {
             for end in start + 1..=length {
                 let at = made.at(start, end);
                 made.numbers[at] = is_number(&name[start..end]);
                 let word = grammar.all.words.find(&name[start..end]);
-                candidates.extend(word.and_then(|word| grammar.by_literal.get(&word)).into_iter().flatten());
+                for by_word in [&grammar.by_literal, &grammar.by_first] {
+                    candidates.extend(word.and_then(|word| by_word.get(&word)).into_iter().flatten());
+                }
                 made.words[at] = word.filter(|_| end - start < length);
             }
         }

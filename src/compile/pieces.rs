@@ -4,12 +4,13 @@
 //! decides what the item is: it leaves a mark there, so that texts are the same only if it stands at the same place.
 
 use super::items::{Kind, cut};
+use super::plain::{literal_end, plain};
 use super::tokens::fold;
 
 /// What stands at file scope, in the order of the file.
 #[derive(Debug)]
 pub(super) enum Piece<'t> {
-    /// A directive, with the lines it goes on in.
+    /// A directive, in one line.
     Directive(&'t [u8]),
     /// An item, and the directives in it; [`MARK`] stands in its text for each.
     Item { text: &'t [u8], kind: Kind<'t>, inside: Vec<&'t [u8]> },
@@ -20,7 +21,7 @@ pub(super) const MARK: u8 = 1;
 /// Stands behind an `inline` that was written `__always_inline`.
 const ALWAYS: u8 = 2;
 
-/// A file with its comments blanked, and its directives apart.
+/// A file in logical lines, without comments, and with its directives apart.
 pub(super) struct Masked {
     /// With a mark for each directive.
     code: Vec<u8>,
@@ -30,22 +31,13 @@ pub(super) struct Masked {
 
 impl Masked {
     pub(super) fn new(text: &[u8]) -> Masked {
-        let mut code = without_comments(text);
+        let mut code = plain(text);
         let mut directives = Vec::new();
         let mut at = 0;
         while at < code.len() {
             let first = code[at..].iter().position(|b| !matches!(b, b' ' | b'\t')).map_or(code.len(), |i| at + i);
-            let is_directive = code.get(first) == Some(&b'#');
-            let mut end = at;
-            loop {
-                end = code[end..].iter().position(|b| *b == b'\n').map_or(code.len(), |i| end + i);
-                let continued = code[at..end].trim_ascii_end().ends_with(b"\\");
-                end = (end + 1).min(code.len());
-                if !continued || !is_directive || end == code.len() {
-                    break;
-                }
-            }
-            if is_directive {
+            let end = memchr::memchr(b'\n', &code[at..]).map_or(code.len(), |length| at + length + 1);
+            if code.get(first) == Some(&b'#') {
                 directives.push((first, code[first..end].trim_ascii_end().to_vec()));
                 code[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
                 code[first] = MARK;
@@ -81,31 +73,6 @@ impl Masked {
     }
 }
 
-/// The text with each comment blanked, line ends kept.
-pub(super) fn without_comments(text: &[u8]) -> Vec<u8> {
-    let mut out = text.to_vec();
-    let mut at = 0;
-    while at < out.len() {
-        let end = match (out[at], out.get(at + 1)) {
-            (quote @ (b'"' | b'\''), _) => {
-                at = literal_end(&out, at, quote).unwrap_or(at + 1);
-                continue;
-            }
-            (b'/', Some(b'*')) => {
-                memchr::memmem::find(&out[at + 2..], b"*/").map_or(out.len(), |length| at + 2 + length + 2)
-            }
-            (b'/', Some(b'/')) => memchr::memchr(b'\n', &out[at..]).map_or(out.len(), |length| at + length),
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        out[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-        at = end;
-    }
-    out
-}
-
 /// The kernel's other name for `inline` (include/linux/compiler_types.h), replaced in place, with a mark behind it: it does not mean
 /// quite the same.
 fn inline_words(code: &mut [u8]) {
@@ -129,7 +96,7 @@ pub(super) fn is_balanced(text: &[u8]) -> bool {
     let mut at = 0;
     while at < text.len() {
         match text[at] {
-            quote @ (b'"' | b'\'') => match literal_end(text, at, quote) {
+            b'"' | b'\'' => match literal_end(text, at) {
                 Some(end) => at = end - 1,
                 None => return false,
             },
@@ -142,18 +109,4 @@ pub(super) fn is_balanced(text: &[u8]) -> bool {
         at += 1;
     }
     open.is_empty()
-}
-
-/// One past the literal that starts at `at`.
-fn literal_end(text: &[u8], at: usize, quote: u8) -> Option<usize> {
-    let mut end = at + 1;
-    while end < text.len() {
-        match text[end] {
-            b'\\' => end += 2,
-            b'\n' => return None,
-            byte if byte == quote => return Some(end + 1),
-            _ => end += 1,
-        }
-    }
-    None
 }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::bodies::{Bodies, changed_bodies};
 use super::macros::Macros;
-use super::{ObjectCache, Tree, command, deps, unused};
+use super::{ObjectCache, Tree, command, deps, is_c, unused};
 use crate::kernel::unit::Unit;
 use crate::patch::Applied;
 
@@ -78,6 +78,9 @@ impl<'a> Skip<'a> {
 
     /// The functions that the patch changes for this unit; `None` when it changes more than bodies, or nothing that the unit reads.
     fn changed(&self, unit: &Unit) -> Option<BTreeSet<&[u8]>> {
+        if !is_c(unit) {
+            return None;
+        }
         let mut names = BTreeSet::new();
         let mut reads = false;
         for dep in unit.deps.iter().chain([&unit.source]) {
@@ -127,7 +130,7 @@ impl<'a> Skip<'a> {
 
     /// What decides which functions the unit uses; `None` when something of it is not known.
     fn key(&self, unit: &Unit, cwd: &Path) -> Result<Option<String>> {
-        let mut text = b"which inline functions are not used\n".to_vec();
+        let mut text = b"which inline functions are not used, 2\n".to_vec();
         let mut directories = BTreeSet::new();
         for path in self.files(unit) {
             let Some(content) = self.contents.get(&path) else { return Ok(None) };

@@ -270,6 +270,34 @@ fn same_tokens() {
     assert!(compiled.iter().all(|unit| unit.outcome == Outcome::Same));
 }
 
+/// Assembly is no C: a word before parentheses is no function that nobody uses, and a line is a statement.
+#[test]
+fn assembly() {
+    for (old, new, differs) in [
+        (
+            "#define LOCK push %rax; lock incl (%rdi); pop %rax",
+            "#define LOCK push %rax; lock decl (%rdi); pop %rax",
+            true,
+        ),
+        ("#define LOCK push %rax; lock incl (%rdi); pop %rax", "#define LOCK push %rax;  nop; pop %rax", true),
+        ("#define OTHER 1", "#define OTHER 2", false),
+    ] {
+        let kernel = Kernel::new(Style::Absolute);
+        let header = "#define OTHER 1\n#define LOCK push %rax; lock incl (%rdi); pop %rax\n";
+        write(&kernel.tree.source.join("include/lock.h"), header);
+        write(&kernel.tree.source.join("fs/e.S"), "#include <lock.h>\n.globl e\ne:\n\tLOCK\n\tret\n");
+        let mut unit = kernel.unit("fs/e.c");
+        let main = kernel.tree.source.join("fs/e.S").display().to_string();
+        unit.source = "fs/e.S".into();
+        *unit.command.last_mut().unwrap() = main;
+        let options =
+            Options { jobs: 1, launcher: Vec::new(), cache: None, debug: false, work: &kernel.work, progress: &|_| {} };
+        let applied = kernel.edited(&[("include/lock.h", old, new)]);
+        let compiled = compile_units(&[unit], &kernel.tree, &applied, &options).unwrap();
+        assert_eq!(compiled[0].outcome != Outcome::Same, differs, "{new}");
+    }
+}
+
 /// A unit whose source the patch creates has only a patched side.
 #[test]
 fn new_unit() {

@@ -2,7 +2,7 @@
 //!
 //! In: the output of `-E`. Out: a form that is equal for two texts only if their tokens are equal, with `__LINE__`
 //! and `__FILE__` expanded already. Blanks go only where they cannot separate two tokens; in literals
-//! every byte stays. Being too strict costs one needless compile; being too lax would lose a change.
+//! every byte stays. In assembly lines mean something, and stay. Being too strict costs one needless compile; being too lax would lose a change.
 
 /// The folded text.
 pub(super) fn fold(text: &[u8]) -> Vec<u8> {
@@ -20,6 +20,25 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
         if directive {
             out.push(b'\n');
         }
+    }
+    out
+}
+
+/// The same for assembly: its lines. More blanks than one are as good as one, except in literals.
+pub(super) fn lines(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() / 2);
+    for line in text.split(|&b| b == b'\n').filter(|line| !is_marker(line)).map(<[u8]>::trim_ascii) {
+        if line.is_empty() {
+            continue;
+        }
+        if memchr::memchr2(b'"', b'\'', line).is_some() {
+            out.extend_from_slice(line);
+        } else {
+            let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            out.extend_from_slice(words.next().unwrap_or_default());
+            words.for_each(|word| out.extend([&b" "[..], word].concat()));
+        }
+        out.push(b'\n');
     }
     out
 }
@@ -100,6 +119,18 @@ mod tests {
         assert!(same("# 1 \"a.c\"\nint f(void)\n{\n\treturn 1;\n}\n", "# 9 \"b.c\" 2\nint f(void)\n\n{ return 1; }\n"));
         assert!(same("int  a ;\n", "int a;\n# 3 \"x\"\n"));
         assert!(same("f(a,\n  b)", "f(a, b)"));
+    }
+
+    /// In assembly a line is a statement, and a blank may separate what would be one in C.
+    #[test]
+    fn assembly() {
+        let same = |one: &str, two: &str| lines(one.as_bytes()) == lines(two.as_bytes());
+        assert!(same("# 1 \"e.S\"\n\tret\n\n\tnop\n", "\tret\n# 7 \"e.S\"\n\tnop"));
+        assert!(same("  lock\t incl (%rdi) \n", "lock incl (%rdi)\n"));
+        assert!(!same("lock\nincl (%rdi)\n", "lock incl (%rdi)\n"));
+        assert!(!same("m a (b)\n", "m a(b)\n"));
+        assert!(!same(".ascii \"a  b\"\n", ".ascii \"a b\"\n"));
+        assert!(!same("a\n# b\n", "a\n# c\n"));
     }
 
     /// Nothing that could be another token is folded away.

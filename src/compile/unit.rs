@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::cache::Keys;
 use super::paths::Paths;
 use super::skip::Skip;
-use super::{Compiled, Mirror, Options, Outcome, command, deps, run, shape, spelled, tokens, unused};
+use super::watch::{self, Others, Watch};
+use super::{Compiled, Mirror, Options, Outcome, command, deps, is_c, run, shape, spelled, tokens, unused};
 use crate::error::ToolFailure;
 use crate::kernel::unit::Unit;
 
@@ -27,6 +28,7 @@ pub(super) struct Job<'a> {
     new: bool,
     paths: &'a Paths,
     options: &'a Options<'a>,
+    watch: &'a Watch<'a>,
     dir: PathBuf,
     /// The command without outputs: on the tree, and on the mirror.
     original: Vec<String>,
@@ -44,12 +46,14 @@ pub(super) struct Seen {
     pub(super) debug: bool,
     /// Files the patched side read around the mirror, as spelled.
     pub(super) misses: Vec<PathBuf>,
+    /// Files that were read besides the recorded ones.
+    others: Others,
 }
 
 impl Seen {
     /// Nothing that the compiler would see differs.
     pub(super) fn same() -> Seen {
-        Seen { same: true, key: None, shape: None, debug: false, misses: Vec::new() }
+        Seen { same: true, key: None, shape: None, debug: false, misses: Vec::new(), others: Others::default() }
     }
 }
 
@@ -66,6 +70,7 @@ impl<'a> Job<'a> {
         new: bool,
         paths: &'a Paths,
         options: &'a Options<'a>,
+        watch: &'a Watch<'a>,
         dir: &Path,
     ) -> Result<Job<'a>> {
         let what = || format!("failed to prepare the compile of `{}`", unit.source.display());
@@ -75,7 +80,7 @@ impl<'a> Job<'a> {
         }
         fs::create_dir_all(dir.join("tmp")).with_context(what)?;
         let patched = paths.in_mirror(&original);
-        Ok(Job { index, unit, new, paths, options, dir: dir.to_path_buf(), original, patched })
+        Ok(Job { index, unit, new, paths, options, watch, dir: dir.to_path_buf(), original, patched })
     }
 
     fn file(&self, side: Side, suffix: &str) -> PathBuf {
@@ -135,12 +140,15 @@ impl<'a> Job<'a> {
             |side: Side| self.run("preprocess", side, &command::preprocess(self.base(side), &self.file(side, "d")));
         if self.new {
             side(Side::Patched)?;
-            return Ok(Seen { same: false, key: None, shape: None, debug: false, misses: self.misses(mirror)? });
+            let (misses, others) = (self.misses(mirror)?, self.others());
+            return Ok(Seen { same: false, key: None, shape: None, debug: false, misses, others });
         }
         let (original, patched) = match skip.filter(|skip| skip.may_settle(self.unit)) {
             // The original alone may say enough: most readers of a header use nothing of the change.
             Some(skip) => {
                 let (original, _) = side(Side::Original)?;
+                // What is learned is kept for what the files held when they were read before.
+                self.is_unchanged(&Others::default())?;
                 let dependencies = fs::read_to_string(self.file(Side::Original, "d")).unwrap_or_default();
                 if skip.learn(self.unit, self.paths.cwd(false), &tokens::fold(&original), &dependencies) {
                     return Ok(Seen::same());
@@ -152,16 +160,40 @@ impl<'a> Job<'a> {
         // An original that does not compile says that the tree is not what was built: that comes first.
         let ((original, _), (patched, _)) = (original?, patched?);
         let misses = self.misses(mirror)?;
-        let (old, new) = (tokens::fold(&original), tokens::fold(&patched));
-        let same = old == new || unused::only_unused_differs(&old, &new);
+        let is_c = is_c(self.unit);
+        let form = if is_c { tokens::fold } else { tokens::lines };
+        let (old, new) = (form(&original), form(&patched));
+        let same = old == new || (is_c && unused::only_unused_differs(&old, &new));
         let key = match self.options.cache {
             Some(cache) if !same => {
                 Some(cache.keys(&self.original, self.paths.cwd(false), &original, |bytes| self.paths.blanked(bytes))?)
             }
             _ => None,
         };
-        let shape = if same { None } else { shape::shape_key(&old, &new) };
-        Ok(Seen { same, key, shape, debug: false, misses })
+        let shape = if same || !is_c { None } else { shape::shape_key(&old, &new) };
+        let others = if same { Others::default() } else { self.others() };
+        Ok(Seen { same, key, shape, debug: false, misses, others })
+    }
+
+    /// What both sides read that the build has not recorded.
+    fn others(&self) -> Others {
+        let read = |side: Side| {
+            let text = fs::read_to_string(self.file(side, "d")).unwrap_or_default();
+            let cwd = self.paths.cwd(side == Side::Patched);
+            deps::parse(&text).into_iter().map(|path| cwd.join(path))
+        };
+        self.watch.others(self.unit, read(Side::Original).chain(read(Side::Patched)))
+    }
+
+    /// An error if a file of the unit is not what it was.
+    fn is_unchanged(&self, others: &Others) -> Result<()> {
+        match self.watch.changed(self.unit, others) {
+            None => Ok(()),
+            Some(path) => {
+                let message = self.paths.readable(&watch::message(&path));
+                bail!("failed to compile `{}`: {message}", self.unit.source.display())
+            }
+        }
     }
 
     /// What the patched side read, as far as it should not have.
@@ -173,6 +205,15 @@ impl<'a> Job<'a> {
 
     /// Compiles what there is of both sides, unless they are the same.
     pub(super) fn compile(&self, seen: &Seen, mirror: &Mirror) -> Result<Compiled> {
+        let compiled = self.both(seen, mirror);
+        if !seen.same {
+            // Also when it failed: half of an edit may not compile.
+            self.is_unchanged(&seen.others)?;
+        }
+        compiled
+    }
+
+    fn both(&self, seen: &Seen, mirror: &Mirror) -> Result<Compiled> {
         let done = |outcome, warnings, cached, debug| Compiled { unit: self.index, outcome, warnings, cached, debug };
         if seen.same {
             return Ok(done(Outcome::Same, String::new(), false, None));
@@ -208,6 +249,8 @@ impl<'a> Job<'a> {
         }
         let (object, _) = self.object(Side::Original)?;
         let bytes = fs::read(&object).with_context(|| format!("failed to read `{}`", object.display()))?;
+        // It must be made of the text that its key is of.
+        self.is_unchanged(&seen.others)?;
         let key = if self.paths.are_named_in(&bytes) { &key.here } else { &key.anywhere };
         // A cache that cannot be written costs time, nothing else.
         let _ = cache.put(key, &object);

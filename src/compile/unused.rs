@@ -28,13 +28,11 @@ pub(super) fn only_unused_differs(original: &[u8], patched: &[u8]) -> bool {
             for item in stream.users(name) {
                 match item.kind {
                     // A declaration can depend on another one: `extern int y[sizeof(x)]`.
-                    Kind::Inline(user) | Kind::Prototype(user) => {
+                    Kind::Inline(user) | Kind::Declaration(user) | Kind::Prototype(user) => {
                         if dirty.insert(user) {
                             open.push(user);
                         }
                     }
-                    // Its function's definition depends on the same.
-                    Kind::Declaration => {}
                     Kind::Emitted => return false,
                 }
             }
@@ -73,12 +71,17 @@ impl<'t> Stream<'t> {
         self.items.iter().filter(|item| item.kind == Kind::Emitted).map(|item| item.text)
     }
 
-    /// The texts of what has a name: functions and prototypes.
-    fn named(&self) -> BTreeMap<&'t [u8], Vec<&'t [u8]>> {
-        let mut map = self.inlines();
+    /// The texts of what has a name, functions and their declarations: each with how much of what is emitted stands before it, since an attribute
+    /// holds from where it is given.
+    fn named(&self) -> BTreeMap<&'t [u8], Vec<(usize, &'t [u8])>> {
+        let mut map: BTreeMap<&[u8], Vec<(usize, &[u8])>> = BTreeMap::new();
+        let mut before = 0;
         for item in &self.items {
-            if let Kind::Prototype(name) = item.kind {
-                map.entry(name).or_default().push(item.text);
+            match item.kind {
+                Kind::Emitted => before += 1,
+                Kind::Inline(name) | Kind::Declaration(name) | Kind::Prototype(name) => {
+                    map.entry(name).or_default().push((before, item.text));
+                }
             }
         }
         map
@@ -94,18 +97,19 @@ impl<'t> Stream<'t> {
         map
     }
 
-    /// Items that have `name` as a word, the function's own definition left out.
+    /// Items that have `name` as a word, the function's own definition and declarations left out.
     fn users(&self, name: &'t [u8]) -> impl Iterator<Item = &Item<'t>> {
+        let own = [Kind::Inline(name), Kind::Declaration(name), Kind::Prototype(name)];
         memmem::find_iter(self.text, name).filter_map(move |at| {
-            // In a literal an escape may stand before the name: `\tcall` and `\nf`.
-            let escape = at >= 2 && self.text[at - 2] == b'\\';
-            let before = at.checked_sub(1).map(|i| self.text[i]).filter(|_| !escape);
+            let before = self.text[..at].iter().rev().take_while(|byte| is_word(**byte)).count();
+            // In a literal an escape may stand before the name: `\tcall`, `\nf`, `\011f`.
+            let is_escape = before > 0 && self.text[..at - before].ends_with(b"\\");
             let after = self.text.get(at + name.len()).copied();
-            if before.is_some_and(is_word) || after.is_some_and(is_word) {
+            if (before > 0 && !is_escape) || after.is_some_and(is_word) {
                 return None;
             }
             let index = self.items.partition_point(|item| item.start <= at).checked_sub(1)?;
-            Some(&self.items[index]).filter(|item| ![Kind::Inline(name), Kind::Prototype(name)].contains(&item.kind))
+            Some(&self.items[index]).filter(|item| !own.contains(&item.kind))
         })
     }
 }
@@ -158,7 +162,13 @@ mod tests {
             "struct t{int(*p)(int);}t={.p=f};",
             "asm(\"call f\");",
             "asm(\"call\\tf\\n\");",
+            "asm(\"call\\011f\\12\");",
             "static inline __attribute__((__used__)) int g(void){return f(1);}",
+            "static inline __attribute__((__used__,__unused__)) int g(void){return f(1);}",
+            "static inline __attribute__((constructor)) void g(void){f(1);}",
+            "static inline int g(void)__attribute__((used));static inline int g(void){return f(1);}",
+            "static inline int f(int)__attribute__((used));",
+            "[[gnu::used]]static inline int g(void){return f(1);}",
         ] {
             assert!(!around(rest), "{rest}");
         }
@@ -198,6 +208,21 @@ mod tests {
         ] {
             assert!(!blind(&format!("{before}{rest}"), &format!("{after}{rest}")), "{before} / {after}");
         }
+    }
+
+    /// What a declaration of an inline function says holds for those who call it, from there on.
+    #[test]
+    fn declarations_of_inlines() {
+        let (with, without) = ("static inline int f(int)__attribute__((const));", "static inline int f(int);");
+        let text = |first: &str, g: &str, then: &str| format!("{first}int g(void){{return {g};}}{then}{OLD}");
+        for (uses, is_blind) in [("f(1)", false), ("1", true)] {
+            assert_eq!(blind(&text(with, uses, ""), &text(without, uses, "")), is_blind);
+            assert_eq!(blind(&text(with, uses, ""), &text("", uses, with)), is_blind);
+            assert_eq!(blind(&text("", uses, ""), &text("", uses, with)), is_blind);
+        }
+        let aligned = "static inline int f(int)__attribute__((alloc_size(sizeof(x))));";
+        let text = |x: &str, g: &str| format!("extern char x[{x}];{aligned}int g(void){{return {g};}}{OLD}");
+        assert!(!blind(&text("4", "f(1)"), &text("8", "f(1)")) && blind(&text("4", "1"), &text("8", "1")));
     }
 
     /// A declaration that depends on one that differs, and is used.

@@ -120,6 +120,32 @@ fn a_new_header_beside_a_change_of_names() {
     changes(&kernel, &(big + &new), &["a", "b", "c", "d", "e"]);
 }
 
+/// A name that comes or goes, and that its readers never write but paste together, changes those who do.
+#[test]
+fn names_that_are_pasted_together() {
+    let pasted = |name| {
+        format!(
+            "#include <big.h>\n#define OP(n) op_##n\nextern int OP(user)(int);\nint {name}(int x) {{ return OP(user)(x); }}\n"
+        )
+    };
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let plain = |name| source(name, "#include <big.h>", "1");
+    let texts: Vec<String> = names.map(|name| if name < "c" { pasted(name) } else { plain(name) }).into();
+    let paths = names.map(|name| format!("fs/{name}.c"));
+    let with = "#define BIG 1\n#define op_user ext\n";
+    for (old, new) in [("#define BIG 1\n", with), (with, "#define BIG 1\n")] {
+        let mut files: Vec<(&str, &str, &[&str])> =
+            vec![("include/generated/autoconf.h", "#define CONFIG_X 1\n", &[]), ("include/big.h", old, &[])];
+        files.extend(
+            paths.iter().zip(&texts).map(|(path, text)| (path.as_str(), text.as_str(), &["include/big.h"][..])),
+        );
+        let kernel = kernel(&files);
+        let symbols = fs::read_to_string(kernel.path().join("System.map")).expect("readable");
+        kernel.write("System.map", &(symbols + "ffffffff81fff100 T op_user\n"));
+        changes(&kernel, &diff("include/big.h", old, new), &["a", "b"]);
+    }
+}
+
 /// What a compile finds by a way through another directory is in the patched tree as well.
 #[test]
 fn a_new_header_behind_another_directory() {

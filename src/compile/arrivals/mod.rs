@@ -8,6 +8,7 @@
 mod build;
 mod called;
 mod copies;
+mod named;
 mod several;
 
 use std::ops::Range;
@@ -16,7 +17,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::calls::Call;
 use super::flows::Flows;
-use super::pastes::Grammar;
 use called::Found;
 
 /// A word, a parameter of some macro, or a paste of some macro.
@@ -130,6 +130,8 @@ pub(super) struct Arrivals {
     callings: Vec<Calling>,
     /// From parameter to parameter: how much of the first has gone to the second.
     edges: FxHashMap<(usize, usize), usize>,
+    /// How much was known when it was last asked which macros pastes may name: nothing of it ever becomes less.
+    asked: Option<[usize; 6]>,
     /// The macros that a paste may name.
     named: FxHashMap<u32, FxHashSet<u32>>,
     /// Where it has arrived what a call turns into.
@@ -161,6 +163,7 @@ impl Arrivals {
             by_name: FxHashMap::default(),
             callings: Vec::new(),
             edges: FxHashMap::default(),
+            asked: None,
             named: FxHashMap::default(),
             waiting: FxHashMap::default(),
             several: FxHashSet::default(),
@@ -352,51 +355,5 @@ impl Arrivals {
             }
         }
         out
-    }
-
-    /// Asks which macros the pastes that are called or handed over may name; whether any is new.
-    fn name_pasted(&mut self) -> bool {
-        let heads = self.callings.iter().flat_map(|calling| &calling.heads);
-        let heads = heads.chain(self.callees.iter().flat_map(|callee| &callee.tail)).filter_map(|head| match head {
-            Called::Flow(flow) => Some(*flow),
-            Called::Result(_) => None,
-        });
-        let arrived = self.params.iter().flat_map(|param| param.full.iter().copied());
-        let active = heads.chain(arrived).filter_map(|flow| match flow {
-            Flow::Paste(paste) => Some(paste),
-            _ => None,
-        });
-        let active: FxHashSet<u32> = active.collect();
-        let found = Grammar::new(self).macros(&active, self.by_name.keys().copied());
-        let mut new: FxHashSet<u32> = FxHashSet::default();
-        for (paste, name) in found {
-            if self.named.entry(paste).or_default().insert(name) {
-                new.insert(paste);
-            }
-        }
-        // Wherever such a paste has arrived, what it names has, and the ends of what is more than one word.
-        let mut is_new = !new.is_empty();
-        for param in 0..self.params.len() {
-            let pastes = self.params[param].full.iter().filter_map(|flow| match flow {
-                Flow::Paste(paste) => Some(*paste),
-                _ => None,
-            });
-            let pastes: Vec<u32> = pastes.collect();
-            let named = pastes.iter().filter(|paste| new.contains(paste)).flat_map(|paste| self.names(*paste));
-            let named: Vec<Flow> = named.map(Flow::Word).collect();
-            let edges = self.edges.len();
-            let ends = pastes.iter().flat_map(|paste| self.ends_of(*paste)).collect();
-            self.fill(param, named);
-            self.fill(param, ends);
-            is_new |= self.edges.len() > edges;
-        }
-        is_new
-    }
-
-    /// What stands first or last in a paste of more than one word.
-    fn ends_of(&self, paste: u32) -> Vec<Flow> {
-        let pieces = &self.pastes[paste as usize];
-        let is_long = |flow: &&Flow| matches!(flow, Flow::Param(param) if self.params[*param as usize].is_long);
-        pieces.first().into_iter().chain(pieces.last()).filter(is_long).copied().collect()
     }
 }

@@ -41,7 +41,7 @@ impl Level<'_> {
     }
 }
 
-/// Reads a text without comments.
+/// Reads a text of logical lines, without comments ([`super::plain`]).
 pub(super) fn read<'t>(text: &'t [u8], params: &[&[u8]], is_file: bool, known: &dyn Known) -> Calls<&'t [u8]> {
     let mut reader = Reader {
         text,
@@ -84,7 +84,6 @@ impl<'t> Reader<'t, '_> {
             let was_start = std::mem::replace(&mut line_start, false);
             match byte {
                 b'\n' => line_start = is_file,
-                b'\\' if self.text.get(at + 1) == Some(&b'\n') => at += 1,
                 b' ' | b'\t' | b'\r' => line_start = was_start,
                 b'#' if was_start => {
                     at = self.directive(at);
@@ -110,14 +109,7 @@ impl<'t> Reader<'t, '_> {
 
     /// A directive's line ends what was seen, as far as anyone knows; what it defines is read elsewhere.
     fn directive(&mut self, at: usize) -> usize {
-        let mut end = at;
-        loop {
-            end = memchr::memchr(b'\n', &self.text[end..]).map_or(self.text.len(), |length| end + length);
-            if end == self.text.len() || !self.text[at..end].trim_ascii_end().ends_with(b"\\") {
-                break;
-            }
-            end += 1;
-        }
+        let end = memchr::memchr(b'\n', &self.text[at..]).map_or(self.text.len(), |length| at + length);
         let name = self.text[at + 1..end].trim_ascii_start();
         self.directives.push(at);
         self.level().seen.push(Seen::Directive);
