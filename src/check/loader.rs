@@ -183,30 +183,8 @@ fn crcs(module: &Object) -> HashMap<String, u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{said, section, undefined};
     use super::*;
-    use crate::elf::Section;
-
-    fn undefined(names: &[&str]) -> Vec<Symbol> {
-        let symbol = |name: &&str| Symbol {
-            name: (*name).to_owned(),
-            st_value: 0,
-            st_size: 0,
-            st_type: 0,
-            st_bind: stb::GLOBAL,
-            st_other: 0,
-            place: Place::Undefined,
-            file: None,
-        };
-        names.iter().map(symbol).collect()
-    }
-
-    fn section(name: &str, data: &[u8]) -> Section {
-        Section { name: name.to_owned(), data: data.to_vec(), sh_size: data.len() as u64, ..Section::default() }
-    }
-
-    fn said(refusals: &[Refusal]) -> Vec<String> {
-        refusals.iter().map(ToString::to_string).collect()
-    }
 
     /// The words of the version magic decide beside the release; an architecture's own words do not.
     #[test]

@@ -9,6 +9,8 @@ pub mod loaded;
 mod loader;
 mod module;
 pub mod peers;
+#[cfg(test)]
+mod samples;
 
 use serde::Serialize;
 

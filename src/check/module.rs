@@ -222,34 +222,13 @@ fn is_without_call(loaded: &Loaded, address: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{said, section, undefined};
     use super::*;
-    use crate::elf::object::{Reloc, stb};
-    use crate::elf::{Section, SectionId, Symbol, SymbolId};
+    use crate::elf::object::Reloc;
+    use crate::elf::{Section, SectionId, SymbolId};
     use crate::inspect::{Function, PatchedObject, inspect};
     use crate::kernel::symtab::{Binding, KernelSymbol};
     use crate::kernel::symvers::Symvers;
-
-    fn undefined(names: &[&str]) -> Vec<Symbol> {
-        let symbol = |name: &&str| Symbol {
-            name: (*name).to_owned(),
-            st_value: 0,
-            st_size: 0,
-            st_type: 0,
-            st_bind: stb::GLOBAL,
-            st_other: 0,
-            place: Place::Undefined,
-            file: None,
-        };
-        names.iter().map(symbol).collect()
-    }
-
-    fn section(name: &str, data: &[u8]) -> Section {
-        Section { name: name.to_owned(), data: data.to_vec(), sh_size: data.len() as u64, ..Section::default() }
-    }
-
-    fn said(refusals: &[Refusal]) -> Vec<String> {
-        refusals.iter().map(ToString::to_string).collect()
-    }
 
     /// A site may name a trampoline only where its key is not exported.
     #[test]
