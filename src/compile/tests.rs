@@ -460,7 +460,10 @@ fn killed() {
 /// SIGINT ends a run at once, and the children of its children too.
 #[test]
 fn interrupted() {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    // Whoever runs the tests in the background of a script has them ignore the signal.
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe().unwrap())
         .args(["compile::tests::slow_child", "--exact", "--nocapture"])
         .env("KLP_TEST_SLOW_CHILD", "1")
         .stdout(std::process::Stdio::piped())

@@ -11,7 +11,7 @@ use serde_json::Value;
 use snapbox::cmd::cargo_bin;
 
 use crate::klp_build;
-use crate::runs::{PATCH, SOURCE, wait};
+use crate::runs::{PATCH, SOURCE, heeding_interrupts, wait};
 use crate::small_kernel::{Has, SmallKernel};
 
 /// A kernel with one unit, whose function it knows.
@@ -29,8 +29,8 @@ fn kernel_of(source: &str) -> SmallKernel {
 
 /// The program in `work`, which has its temporary files and its cache, too.
 fn program(work: &Path) -> Command {
-    let mut command = Command::new(cargo_bin!("klp-build"));
-    command.current_dir(work).env("LC_ALL", "C");
+    let mut command = heeding_interrupts();
+    command.arg(cargo_bin!("klp-build")).current_dir(work).env("LC_ALL", "C");
     command.env("TMPDIR", work).env("XDG_CACHE_HOME", work.join("cache"));
     command
 }
@@ -81,8 +81,8 @@ fn ctrl_c_while_nothing_runs() {
 fn no_hangup() {
     let work = tempfile::tempdir().expect("a temporary folder");
     assert!(Command::new("mkfifo").arg(work.path().join("pipe")).status().expect("mkfifo runs").success());
-    let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\" diff pipe pipe"]).arg(cargo_bin!("klp-build"));
+    let mut command = heeding_interrupts();
+    command.args(["sh", "-c", "trap '' HUP; exec \"$0\" diff pipe pipe"]).arg(cargo_bin!("klp-build"));
     let mut child = command.current_dir(work.path()).stderr(Stdio::null()).spawn().expect("it runs");
     std::thread::sleep(Duration::from_millis(500));
     let kill = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();

@@ -55,6 +55,13 @@ pub fn wait(child: &mut Child, what: &str) -> std::process::ExitStatus {
     }
 }
 
+/// Runs what is given to it. A script that runs the tests in its background has them ignore Ctrl-C, which what is begun here is not to.
+pub fn heeding_interrupts() -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT");
+    command
+}
+
 /// Ctrl-C while compilers run, preprocessing or compiling: the run ends as by the signal and says why, and nothing is left of it: no process, no
 /// temporary file, no module, and not a time stamp in the tree (P32).
 #[test]
@@ -74,7 +81,8 @@ fn an_interrupted_run_leaves_nothing() {
         fs::write(at("fix.patch"), PATCH).expect("writable");
         kernel.unit("fs/x.c", SOURCE, &at("cc").display().to_string());
         let before = listing(kernel.path());
-        let mut child = Command::new(cargo_bin!("klp-build"))
+        let mut child = heeding_interrupts()
+            .arg(cargo_bin!("klp-build"))
             .current_dir(at("out"))
             .args(["-k".as_ref(), kernel.path().as_os_str(), at("fix.patch").as_os_str()])
             .envs([("TMPDIR", at("tmp")), ("XDG_CACHE_HOME", at("cache")), ("MARK", at("mark"))])

@@ -202,8 +202,10 @@ fn interrupt(klp_build: &Path, kernel: &Kernel, item: &Item, out: &Path) -> Resu
     dirs::create(&tmp)?;
     let mut problems = Vec::new();
     for millis in [150, 500, 1200, 2500, 5000] {
-        let mut command = Command::new(klp_build);
-        command.args(kernel.options()).arg("--output").arg(&module).arg(&item.patch).env("TMPDIR", &tmp);
+        // A script that runs this in its background has it ignore the signal.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(klp_build).args(kernel.options());
+        command.arg("--output").arg(&module).arg(&item.patch).env("TMPDIR", &tmp);
         let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         std::thread::sleep(Duration::from_millis(millis));
         let pid = run.id().to_string();
