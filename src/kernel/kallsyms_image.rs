@@ -5,7 +5,8 @@
 //!
 //!  * `kallsyms_token_table`: 256 NUL-terminated texts; those for digits and letters that occur in names are the
 //!    character itself, so `0\01\0...9\0` is in it; `kallsyms_token_index` has their 16-bit offsets right behind it.
-//!  * `kallsyms_markers` before it: a rising list of 32-bit offsets, one for each 256 names, first 0.
+//!  * `kallsyms_markers` before it: a rising list of 32-bit offsets, one for each 256 names, first 0. Between them
+//!    6.2 and its like, also late point releases of 6.1, have `kallsyms_seqs_of_names`, three bytes a symbol.
 //!  * `kallsyms_names` before those, and `kallsyms_num_syms` before that: the number that makes all fit.
 //!  * addresses: `kallsyms_offsets`, 32 bits a symbol. Three layouts: before the names with a 64-bit
 //!    `kallsyms_relative_base` behind it (5.15), behind the token index with the base after it (6.2 to 6.17), or
@@ -24,8 +25,12 @@ pub fn read_table(image: &Image) -> Result<SymbolTable> {
     let mut problem = None;
     for (address, bytes) in image.segments() {
         for at in memmem::find_iter(bytes, b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0") {
-            match Tables::find(bytes, at).and_then(|tables| tables.symbols(bytes, address)) {
-                Ok(symbols) => return Ok(table(symbols)),
+            match Tables::find(bytes, at)
+                .and_then(|found| found.map(|tables| tables.symbols(bytes, address)).transpose())
+            {
+                Ok(Some(symbols)) => return Ok(table(symbols)),
+                // Tables of characters have the digits, too.
+                Ok(None) => {}
                 Err(error) => problem = Some(error),
             }
         }
@@ -55,18 +60,18 @@ struct Tables {
 }
 
 impl Tables {
-    /// From the place of the digits in the token table.
-    fn find(bytes: &[u8], digits: usize) -> Result<Tables> {
+    /// From the place of the digits in the token table; `None` when they are in no such table.
+    fn find(bytes: &[u8], digits: usize) -> Result<Option<Tables>> {
         // 48 tokens precede that of '0'; tokens are short texts without control characters.
         let mut start = digits;
         for _ in 0..48 {
-            let before = start.checked_sub(1).context("no token table")?;
+            let Some(before) = start.checked_sub(1) else { return Ok(None) };
             start = memchr::memrchr(0, &bytes[..before]).map_or(0, |nul| nul + 1);
         }
         // The first token has padding before it that looks like empty tokens; the index decides.
-        let (tokens_start, index) = (start.saturating_sub(4)..=start + 48)
-            .find_map(|start| Some((start, Tables::index_of(bytes, start, digits)?)))
-            .context("no token index")?;
+        let found = (start.saturating_sub(4)..=start + 48)
+            .find_map(|start| Some((start, Tables::index_of(bytes, start, digits)?)));
+        let Some((tokens_start, index)) = found else { return Ok(None) };
         let mut tokens = Vec::with_capacity(256);
         let mut at = tokens_start;
         for _ in 0..256 {
@@ -77,7 +82,7 @@ impl Tables {
         let markers_end = tokens_start;
         let (names, count) = find_names(bytes, markers_end)?;
         let start = align_down(names - 1, 4).saturating_sub(4);
-        Ok(Tables { tokens, start, names, count, end: index + 512 })
+        Ok(Some(Tables { tokens, start, names, count, end: index + 512 }))
     }
 
     /// The place of the 256 offsets that describe a token table at `start`, right behind it.
@@ -174,7 +179,29 @@ fn find_names(bytes: &[u8], markers_end: usize) -> Result<(usize, usize)> {
             return Ok(found);
         }
     }
-    bail!("no names before the token table")
+    behind_seqs(bytes, markers_end).context("no names before the token table")
+}
+
+/// The same where `kallsyms_seqs_of_names` lies between the markers and `end`: as long as its number of symbols says, which has to be
+/// the one stored before the names.
+fn behind_seqs(bytes: &[u8], end: usize) -> Option<(usize, usize)> {
+    const SEQ: usize = 3;
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    // A symbol takes some bytes of names, and all lie before this.
+    (256..end / (2 * SEQ)).find_map(|count| {
+        let markers = count.div_ceil(256);
+        let seqs = end.checked_sub(SEQ * count)?;
+        // Either table is aligned to 4 or 8.
+        (0..8).map(|pad| seqs - pad.min(seqs)).filter(|at| at % 4 == 0).flat_map(|at| [at, at - 4.min(at)]).find_map(
+            |markers_end| {
+                let at = markers_end.checked_sub(4 * markers)?;
+                let list = || (0..markers).map_while(|i| word(at + 4 * i));
+                let is_list = word(at)? == 0 && list().is_sorted_by(|a, b| a < b);
+                let last = list().last().filter(|_| is_list)?;
+                names_before(bytes, at, markers, last as usize).filter(|(_, stored)| *stored == count)
+            },
+        )
+    })
 }
 
 /// The start and number of names that end at `markers_at`, where the last marker is `last` bytes into them.
@@ -229,6 +256,8 @@ mod tests {
     enum Layout {
         /// Before the names, base behind them, per-cpu symbols absolute.
         Linux5,
+        /// As before, and the order of the names between the markers and the token table (6.2, 6.1.192).
+        Linux62,
         /// Behind the token index, base behind them, per-cpu symbols absolute.
         Linux6,
         /// Behind the token index, relative to their own places.
@@ -265,7 +294,8 @@ mod tests {
                 .collect()
         };
         let mut out = vec![0xcc; 4096];
-        if layout == Layout::Linux5 {
+        let is_before = matches!(layout, Layout::Linux5 | Layout::Linux62);
+        if is_before {
             out.extend(offsets(out.len()));
             align(&mut out, 8);
             out.extend(BASE.to_le_bytes());
@@ -288,6 +318,10 @@ mod tests {
         align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
         out.extend(markers);
         align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
+        if layout == Layout::Linux62 {
+            out.extend((0..list.len() as u32).flat_map(|seq| seq.to_be_bytes()[1..].to_vec()));
+            align(&mut out, 8);
+        }
         let (tokens, mut index) = (out.len(), Vec::new());
         for c in 0..=255u8 {
             index.extend(((out.len() - tokens) as u16).to_le_bytes());
@@ -300,7 +334,7 @@ mod tests {
         }
         align(&mut out, if layout == Layout::Linux7 { 4 } else { 8 });
         out.extend(index);
-        if layout != Layout::Linux5 {
+        if !is_before {
             align(&mut out, 4);
             out.extend(offsets(out.len()));
             if layout == Layout::Linux6 {
@@ -314,13 +348,13 @@ mod tests {
 
     fn decode(bytes: &[u8]) -> Result<Vec<KernelSymbol>> {
         let at = memmem::find(bytes, b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0").context("no digits")?;
-        Tables::find(bytes, at)?.symbols(bytes, BASE)
+        Tables::find(bytes, at)?.context("no tables")?.symbols(bytes, BASE)
     }
 
     /// Every layout gives every name, address and letter, or positions in a stock kernel are wrong.
     #[test]
     fn layouts() {
-        for layout in [Layout::Linux5, Layout::Linux6, Layout::Linux7] {
+        for layout in [Layout::Linux5, Layout::Linux62, Layout::Linux6, Layout::Linux7] {
             let found = decode(&segment(layout)).unwrap();
             let expected = symbols(layout);
             assert_eq!(found.len(), expected.len());

@@ -92,6 +92,16 @@ fn files(score: &mut Score) -> Result<()> {
     let header = scratch.path().join("other-option.h");
     dirs::write(&header, "#define CONFIG_CMA 1\n")?;
     let include = format!("--flag={}", header.display());
+    for name in ["debian-6.12", "debian-6.1"] {
+        println!("\nverify ({name})");
+        let kernel = kernel::prepare(name, false)?;
+        let mut options = kernel.options();
+        let at = options.iter().position(|w| w == "--symbols").context("failed to find an option of a stock kernel")?;
+        // As on a machine where nobody may read /proc/kallsyms, and System.map is a notice.
+        options.drain(at..at + 2);
+        let unit = [options, words(&["fs/proc/meminfo.c"])].concat();
+        case(score, &klp_build, "the symbols that the image has itself", &unit, 0, &[])?;
+    }
     println!("\nverify (linux-7)");
     let with = |more: &[&str]| [built.options(), words(more)].concat();
     let path = |path: &Path| path.display().to_string();
