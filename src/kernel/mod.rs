@@ -20,6 +20,8 @@ pub mod open;
 pub mod parts;
 mod release;
 pub mod running;
+#[cfg(test)]
+mod samples;
 mod shadows;
 mod single_units;
 pub mod symtab;

@@ -81,13 +81,8 @@ fn listed(dir: &Path) -> HashMap<String, Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::put;
     use super::*;
-
-    fn put(root: &Path, path: &str, text: &str) {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
 
     /// A module that DKMS put over the distribution's is the one that is loaded: depmod's list says so, not the order in
     /// which a directory is read.
@@ -99,7 +94,7 @@ mod tests {
             put(dir.path(), first, "");
             put(dir.path(), second, "");
             put(dir.path(), "kernel/fs/ext4-x.ko", "");
-            put(dir.path(), "modules.dep", &format!("{chosen}: kernel/net/core.ko\nkernel/fs/gone.ko:\n"));
+            put(dir.path(), "modules.dep", format!("{chosen}: kernel/net/core.ko\nkernel/fs/gone.ko:\n"));
             let files = ModuleFiles::below(dir.path());
             assert_eq!(files.file("e1000e").unwrap(), Some(dir.path().join(chosen).as_path()));
             // What depmod has not seen yet is there all the same, and what is gone is not.

@@ -129,13 +129,8 @@ fn has_addresses(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::put;
     use super::*;
-
-    fn put(root: &Path, path: &str, text: &str) {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
 
     /// Debian's layout is found by the release alone, and its System.map, a notice, is passed over for the image.
     #[test]

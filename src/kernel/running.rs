@@ -41,19 +41,18 @@ impl Running {
 
     /// What is wrong with an image, given its loaded pieces and its banner.
     pub fn is_not_image<'b>(&self, mut pieces: impl Iterator<Item = &'b [u8]>, banner: Option<&str>) -> Option<String> {
-        let is_it = match self.kernel.as_ref()? {
-            Identity::BuildId(note) => pieces.any(|bytes| memmem::find(bytes, note).is_some()),
-            Identity::Banner(runs) => banner.is_none_or(|banner| banner.trim_end() == runs),
-        };
         let said = banner.unwrap_or("nothing of itself");
-        (!is_it).then(|| match self.kernel.as_ref() {
-            Some(Identity::Banner(runs)) => {
-                format!("the kernel that runs is another build: it says `{runs}`, the file `{said}`")
-            }
-            _ => {
-                format!("the kernel that runs is another build (its build id is not in the file, which says `{said}`)")
-            }
-        })
+        let (is_it, why) = match self.kernel.as_ref()? {
+            Identity::BuildId(note) => (
+                pieces.any(|bytes| memmem::find(bytes, note).is_some()),
+                format!("its build id is not in the file, which says `{said}`"),
+            ),
+            Identity::Banner(runs) => (
+                banner.is_none_or(|banner| banner.trim_end() == runs),
+                format!("it says `{runs}`, and the file `{said}`"),
+            ),
+        };
+        (!is_it).then(|| format!("the kernel that runs is another build: {why}"))
     }
 
     /// What is wrong with a module's file, given its bytes; nothing when the module is not loaded or has no build id.
@@ -83,6 +82,7 @@ fn build_id_note(mut notes: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::put;
     use super::*;
 
     fn note(kind: u32, name: &str, contents: &[u8]) -> Vec<u8> {
@@ -96,18 +96,12 @@ mod tests {
         bytes
     }
 
-    fn put(root: &Path, path: &str, bytes: &[u8]) {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-
     /// A kernel package that was upgraded without a reboot holds another build id under the same release.
     #[test]
     fn upgraded_without_a_reboot() {
         let dir = tempfile::tempdir().unwrap();
         let mine = note(3, "GNU", b"twenty bytes of mine");
-        put(dir.path(), "sys/kernel/notes", &[note(3, "Xen", b"pvh."), mine.clone(), note(6, "Linux", b"")].concat());
+        put(dir.path(), "sys/kernel/notes", [note(3, "Xen", b"pvh."), mine.clone(), note(6, "Linux", b"")].concat());
         put(dir.path(), "proc/version", b"Linux version 6.1.0-x (a)\n");
         let running = Running::below(dir.path(), true, true);
         let pieces = |id: &[u8]| vec![b"text".to_vec(), [b"data", id, b"more"].concat()];

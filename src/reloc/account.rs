@@ -1,5 +1,7 @@
 //! The account: every carried reference ends in exactly one bucket, and the buckets add up.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::{Resolution, Resolved};
@@ -66,33 +68,68 @@ pub(super) fn account(closure: &Closure, resolved: &Resolved) -> Account {
     };
     for r in &closure.refs {
         match bucket(r, resolved) {
-            "dropped" => account.dropped += 1,
-            "carried" => account.carried += 1,
-            "constant" => account.constant += 1,
-            "exported" => account.exported += 1,
-            "linked" => account.linked += 1,
-            "livepatch" => account.livepatch += 1,
-            "weak" => account.weak += 1,
-            _ => account.refused += 1,
+            Bucket::Dropped => account.dropped += 1,
+            Bucket::Carried => account.carried += 1,
+            Bucket::Constant => account.constant += 1,
+            Bucket::Exported => account.exported += 1,
+            Bucket::Linked => account.linked += 1,
+            Bucket::Livepatch => account.livepatch += 1,
+            Bucket::Weak => account.weak += 1,
+            Bucket::Refused => account.refused += 1,
         }
     }
     account
 }
 
-/// The account's field that counts the reference.
-fn bucket(r: &CarriedRef, resolved: &Resolved) -> &'static str {
+/// Where a reference went: the account has a field for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bucket {
+    /// To something carried along.
+    Carried,
+    /// A constant.
+    Constant,
+    /// In a table entry left out.
+    Dropped,
+    /// To an exported symbol.
+    Exported,
+    /// To a symbol that another unit of this livepatch defines.
+    Linked,
+    /// A livepatch relocation.
+    Livepatch,
+    /// Nowhere.
+    Refused,
+    /// An undefined weak symbol.
+    Weak,
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Bucket::Carried => "carried",
+            Bucket::Constant => "constant",
+            Bucket::Dropped => "dropped",
+            Bucket::Exported => "exported",
+            Bucket::Linked => "linked",
+            Bucket::Livepatch => "livepatch",
+            Bucket::Refused => "refused",
+            Bucket::Weak => "weak",
+        })
+    }
+}
+
+fn bucket(r: &CarriedRef, resolved: &Resolved) -> Bucket {
     if resolved.dropped_entries.contains_key(&r.atom) {
-        return "dropped";
+        return Bucket::Dropped;
     }
     match &r.dest {
-        Dest::Carried(..) => "carried",
-        Dest::Constant(_) => "constant",
+        Dest::Carried(..) => Bucket::Carried,
+        Dest::Constant(_) => Bucket::Constant,
         Dest::Outside(outside, _) => match resolved.symbols.get(outside) {
-            Some(Resolution::Exported) => "exported",
-            Some(Resolution::Linked) => "linked",
-            Some(Resolution::Livepatch(_)) => "livepatch",
-            Some(Resolution::WeakZero) => "weak",
-            None => "refused",
+            Some(Resolution::Exported) => Bucket::Exported,
+            Some(Resolution::Linked) => Bucket::Linked,
+            Some(Resolution::Livepatch(_)) => Bucket::Livepatch,
+            Some(Resolution::WeakZero) => Bucket::Weak,
+            None => Bucket::Refused,
         },
     }
 }
@@ -107,7 +144,7 @@ pub struct Reference {
     /// What it refers to.
     pub symbol: String,
     /// Where it went: the account's field.
-    pub bucket: &'static str,
+    pub bucket: Bucket,
 }
 
 /// The references that the account counts, in the order of what is carried. Those that could not be followed are refusals.

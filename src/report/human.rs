@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 
 use super::{Outcome, Report, say};
 use crate::diff::verdict::Verdict;
+use crate::reloc::account::Bucket;
 
 /// Writes the findings and, when there is one, the module: what belongs on standard output.
 ///
@@ -97,7 +98,7 @@ pub fn first_changed(report: &Report, out: &mut dyn Write) -> std::io::Result<()
 /// When the stream does not take it.
 pub fn references(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     for (object, references) in &report.references {
-        let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut totals: BTreeMap<Bucket, usize> = BTreeMap::new();
         references.iter().for_each(|r| *totals.entry(r.bucket).or_default() += 1);
         let totals: Vec<String> = totals.iter().map(|(bucket, count)| format!("{count} {bucket}")).collect();
         let noun = if references.len() == 1 { "reference" } else { "references" };
