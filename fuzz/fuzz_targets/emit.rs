@@ -3,7 +3,7 @@
 //! The input is the length of the original in four bytes, the original, and the patched object.
 #![no_main]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use klp_build::diff::{self, closure};
 use klp_build::elf;
@@ -28,6 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
             vmlinux: None,
             own: None,
             depends: &BTreeSet::new(),
+            theirs: &BTreeMap::new(),
             new_globals: &diff.new_global_names(),
             ibt: indirect::has_endbr(&original),
         };

@@ -2,7 +2,8 @@
 //!
 //! A patch must stand alone, as a fix does that somebody sends: what changed in headers with the file is in it, and so
 //! is what changed in other files and without which it would not compile or link. Which hunks those are is told by names
-//! ([`super::text`]); of the file itself all are in the patch. Two files that lead to patches of the same files make one case.
+//! ([`super::text`]). Of the file itself all are in the patch, or only those that belong together ([`super::fixes`]).
+//! Two that lead to patches of the same files, or of the same hunks, make one case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::fixes::{self, Fixes};
 use super::pieces::FileChange;
 use super::text::{Change, Names};
 use super::units::Units;
@@ -22,6 +24,8 @@ const MOST_FILES: usize = 12;
 pub struct Case {
     /// The file it is about.
     pub file: PathBuf,
+    /// Which of the file's fixes it is, where they are apart.
+    pub fix: Option<usize>,
     /// All files in it.
     pub files: BTreeSet<PathBuf>,
     /// The patch.
@@ -31,7 +35,8 @@ pub struct Case {
 impl Case {
     /// The file's name as a file's name.
     pub fn name(&self) -> String {
-        self.file.display().to_string().replace('/', "_").trim_end_matches(".c").to_owned()
+        let file = self.file.display().to_string().replace('/', "_").trim_end_matches(".c").to_owned();
+        self.fix.map_or(file.clone(), |fix| format!("{file}-{fix}"))
     }
 }
 
@@ -73,14 +78,29 @@ impl Corpus {
         shuffle(&mut order, seed);
         let mut seen: BTreeSet<BTreeSet<PathBuf>> = BTreeSet::new();
         let cases = order.into_iter().filter_map(|file| {
-            let hunks = self.together(file);
-            seen.insert(hunks.keys().cloned().collect()).then(|| self.case(file, &hunks))
+            let hunks = self.together(file, &[(0..self.changes[file].pieces.len()).collect()], 0);
+            seen.insert(hunks.keys().cloned().collect()).then(|| self.case(file, None, &hunks))
         });
         cases.take(count).collect()
     }
 
-    /// The case of one file.
-    fn case(&self, file: &Path, hunks: &Hunks) -> Case {
+    /// The same for single fixes: the hunks of a file that belong together.
+    pub fn pick_fixes(&self, seed: u64, count: usize) -> Vec<Case> {
+        let fixes: BTreeMap<&PathBuf, Fixes> =
+            self.candidates().into_iter().map(|file| (file, fixes::apart(&self.changes[file].pieces))).collect();
+        let mut order: Vec<(&PathBuf, usize)> =
+            fixes.iter().flat_map(|(file, all)| (0..all.len()).map(|at| (*file, at))).collect();
+        shuffle(&mut order, seed);
+        let mut seen: BTreeSet<Hunks> = BTreeSet::new();
+        let cases = order.into_iter().filter_map(|(file, at)| {
+            let hunks = self.together(file, &fixes[file], at);
+            seen.insert(hunks.clone()).then(|| self.case(file, Some(at), &hunks))
+        });
+        cases.take(count).collect()
+    }
+
+    /// The case of one file, or of one of its fixes.
+    fn case(&self, file: &Path, fix: Option<usize>, hunks: &Hunks) -> Case {
         let mut patch = format!("{}: as in the newer release\n", file.display());
         if hunks.len() > 1 {
             patch.push_str("\nWith what changed together with it:\n");
@@ -90,27 +110,35 @@ impl Corpus {
         }
         patch.push_str("---\n");
         hunks.iter().for_each(|(f, pieces)| patch.push_str(&self.changes[f].only(pieces)));
-        Case { file: file.to_path_buf(), files: hunks.keys().cloned().collect(), patch }
+        Case { file: file.to_path_buf(), fix, files: hunks.keys().cloned().collect(), patch }
     }
 
-    /// What changes together with `file`, of which all is in it.
-    fn together(&self, file: &Path) -> Hunks {
+    /// What changes together with one of the fixes of `file`.
+    fn together(&self, file: &Path, fixes: &[BTreeSet<usize>], fix: usize) -> Hunks {
         let subject = &self.changes[file];
-        let mut found: Hunks = [(file.to_path_buf(), (0..subject.pieces.len()).collect())].into();
-        let mut next = self.needed(file, file, &subject.whole);
+        let mut found: Hunks = [(file.to_path_buf(), fixes[fix].clone())].into();
+        let mut next = match fixes.len() {
+            1 => self.needed(file, file, &subject.whole),
+            _ => fixes[fix].iter().flat_map(|at| self.needed(file, file, &subject.pieces[*at].names)).collect(),
+        };
         let only_headers: Vec<_> = next.iter().filter(|(path, _)| is_header(path)).cloned().collect();
         while let Some((path, at)) = next.pop() {
             if found.entry(path.clone()).or_default().insert(at) {
+                if path == file {
+                    // What a header's change asks of the file brings the rest of its fix.
+                    let all = fixes.iter().find(|fix| fix.contains(&at)).into_iter().flatten();
+                    next.extend(all.map(|at| (path.clone(), *at)));
+                }
                 let pieces = &self.changes[&path].pieces;
                 let (names, functions) = (&pieces[at].names, &pieces[at].functions);
                 // Half a function's change is worse than none.
                 let same_function = |other: &usize| !pieces[*other].functions.is_disjoint(functions);
                 next.extend((0..pieces.len()).filter(same_function).map(|other| (path.clone(), other)));
-                next.extend(self.needed(file, &path, names).into_iter().filter(|(other, _)| other != file));
+                next.extend(self.needed(file, &path, names));
             }
         }
         if found.keys().filter(|f| !is_header(f)).count() > MOST_FILES {
-            found.retain(|f, _| f == file);
+            found = [(file.to_path_buf(), fixes[fix].clone())].into();
             only_headers.into_iter().for_each(|(path, at)| _ = found.entry(path).or_default().insert(at));
         }
         found
@@ -120,7 +148,7 @@ impl Corpus {
     fn needed(&self, file: &Path, path: &Path, change: &Change) -> Vec<(PathBuf, usize)> {
         let reads = self.units.reads.get(path);
         let mut found = Vec::new();
-        for (other, theirs) in self.changes.iter().filter(|(other, _)| *other != file) {
+        for (other, theirs) in self.changes.iter().filter(|(other, _)| *other != file || path != file) {
             let built = self.units.reads.get(other);
             let belongs = |piece: &Change| match (is_header(path), is_header(other)) {
                 _ if other == path => piece.belongs_to(change) || change.belongs_to(piece),

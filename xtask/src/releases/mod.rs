@@ -5,6 +5,7 @@
 //! run that was interrupted goes on where it stopped. tests/CORPUS.md is what was read from it.
 
 mod cases;
+mod fixes;
 mod load;
 mod packages;
 mod pieces;
@@ -27,7 +28,7 @@ use packages::Release;
 use run::{Done, Runner};
 
 const USAGE: &str = "usage: cargo xtask corpus [--package linux-source-X.Y] [--from VERSION] [--to VERSION] \
-    [--back KERNEL] [--count N] [--seed N] [--jobs N] [--only TEXT] [--again] [--failed] [--newer-source] [--load] [--list] [--table]";
+    [--back KERNEL] [--count N] [--seed N] [--jobs N] [--only TEXT] [--by-fix] [--again] [--failed] [--newer-source] [--load] [--list] [--table]";
 
 /// What the task is asked.
 struct Options {
@@ -39,6 +40,8 @@ struct Options {
     count: usize,
     seed: u64,
     jobs: usize,
+    /// A patch is the hunks of a file that belong together, and not the file's whole change.
+    by_fix: bool,
     /// Only cases whose name has this.
     only: Option<String>,
     /// Run also what has a result of this very program.
@@ -65,6 +68,7 @@ impl Options {
             count: 240,
             seed: 1,
             jobs: 2,
+            by_fix: false,
             only: None,
             again: false,
             failed: false,
@@ -85,6 +89,7 @@ impl Options {
                 "--seed" => options.seed = value()?.parse().context(USAGE)?,
                 "--jobs" => options.jobs = value()?.parse().context(USAGE)?,
                 "--only" => options.only = Some(value()?),
+                "--by-fix" => options.by_fix = true,
                 "--again" => options.again = true,
                 "--failed" => options.failed = true,
                 "--newer-source" => options.newer_source = true,
@@ -114,7 +119,10 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let corpus = Corpus::read(units, &before.source, &after.source, &differing)?;
     let candidates = corpus.candidates().len();
     eprintln!("{built} units; {differ} files differ, {candidates} of them are `.c` files that were built");
-    let mut cases = corpus.pick(options.seed, usize::MAX);
+    let mut cases = match options.by_fix {
+        true => corpus.pick_fixes(options.seed, usize::MAX),
+        false => corpus.pick(options.seed, usize::MAX),
+    };
     if options.back.is_some() {
         // That kernel is of another series: not every fix is in it word for word.
         cases.retain(|case| applies(case, &kernel.source));
@@ -134,6 +142,9 @@ pub fn run(args: Args<'_>) -> Result<()> {
     let klp_build = build::klp_build()?;
     let [from, to] = [before, after].map(|release| packages::directory(&release.version));
     let mut on = options.back.as_ref().map(|name| format!("-on-{name}")).unwrap_or_default();
+    if options.by_fix {
+        on.push_str("-by-fix");
+    }
     if options.newer_source {
         on.push_str("-with-newer-source");
     }

@@ -30,6 +30,10 @@ pub struct Piece {
     pub names: Change,
     /// Functions that it lies in or whose heads are in it, by their old and new names.
     pub functions: BTreeSet<String>,
+    /// Names that come or go on its lines: on added lines and none that it removes, or the other way round.
+    pub moved: BTreeSet<String>,
+    /// It does nothing but include files, or no more.
+    pub only_includes: bool,
     text: String,
 }
 
@@ -73,7 +77,14 @@ impl FileChange {
             let heads = body.lines().filter_map(|line| line.get(1..)).filter(|line| is_head(line));
             let functions = enclosing(&lines[..first]).into_iter().filter(|line| is_head(line)).chain(heads);
             let functions = functions.filter_map(|line| text::calls(line).first().map(|n| (*n).to_owned())).collect();
-            Piece { names: Change::new(&(with_lead + body), sides), functions, text: text.to_owned() }
+            let changed = || body.lines().filter(|line| line.starts_with(['+', '-'])).map(|line| line[1..].trim());
+            Piece {
+                names: Change::new(&(with_lead + body), sides),
+                functions,
+                moved: sides.moved(body),
+                only_includes: changed().all(|line| line.is_empty() || line.starts_with("#include")),
+                text: text.to_owned(),
+            }
         };
         let pieces = hunks(small).into_iter().map(piece).collect();
         FileChange { whole: Change::new(&diff, sides), pieces, diff }
@@ -132,6 +143,18 @@ fn hunks(diff: &str) -> Vec<&str> {
 fn start(hunk: &str) -> i64 {
     let digits = hunk.trim_start_matches("@@ -");
     digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// The pieces of a change between two texts.
+#[cfg(test)]
+pub fn pieces_of(before: &str, after: &str) -> Vec<Piece> {
+    let dir = tempfile::tempdir().expect("a directory for two files");
+    for (side, text) in [("a", before), ("b", after)] {
+        std::fs::create_dir(dir.path().join(side)).expect("it is new");
+        std::fs::write(dir.path().join(side).join("x.c"), text).expect("it can be written");
+    }
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    FileChange::read(&a, &b, Path::new("x.c")).expect("diff runs").0.pieces
 }
 
 #[cfg(test)]

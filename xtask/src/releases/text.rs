@@ -14,6 +14,13 @@ pub struct Sides {
     structs: Rc<BTreeSet<String>>,
 }
 
+/// Words of C, and constants that everybody uses: that two hunks have them says nothing.
+const KEYWORDS: [&str; 37] = [
+    "auto", "bool", "break", "case", "char", "const", "continue", "default", "define", "do", "else", "endif", "enum",
+    "extern", "false", "for", "goto", "if", "ifdef", "include", "inline", "int", "long", "return", "short", "signed",
+    "sizeof", "static", "struct", "switch", "true", "typedef", "union", "unsigned", "void", "while", "NULL",
+];
+
 /// Names of many files.
 pub type Names = std::collections::HashSet<String>;
 
@@ -22,6 +29,17 @@ impl Sides {
     pub fn add_to(&self, before: &mut Names, after: &mut Names) {
         before.extend(self.before.iter().cloned());
         after.extend(self.after.iter().cloned());
+    }
+
+    /// Names that are on lines of one sign only, among the changed lines of a hunk; C's own words are none.
+    pub fn moved(&self, hunk: &str) -> BTreeSet<String> {
+        let of = |sign: char, side: &BTreeSet<String>| -> BTreeSet<String> {
+            let lines = hunk.lines().filter_map(|line| line.strip_prefix(sign));
+            let words = lines.flat_map(names).filter(|n| side.contains(*n) && !KEYWORDS.contains(n));
+            words.map(str::to_owned).collect()
+        };
+        let (went, came) = (of('-', &self.before), of('+', &self.after));
+        went.symmetric_difference(&came).cloned().collect()
     }
 
     /// Reads both versions.
