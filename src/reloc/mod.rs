@@ -77,15 +77,24 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
     out
 }
 
-/// A jump label's key that a *module* owns: its livepatch relocation is applied after the label is set up.
+/// A key of a jump label or static call that a *module* owns: its livepatch relocation is applied after the site is set up, or
+/// never while that module is not loaded.
 fn module_key(diff: &Diff<'_>, world: &World<'_>, r: &CarriedRef, out: &mut Resolved) {
     let side = &diff.patched;
-    if side.atom(r.atom).kind != Kind::Entry || side.section_name(r.atom) != "__jump_table" {
+    let is_static_call = side.section_name(r.atom) == ".static_call_sites";
+    if side.atom(r.atom).kind != Kind::Entry || !(is_static_call || side.section_name(r.atom) == "__jump_table") {
         return;
     }
     let Dest::Outside(outside, _) = &r.dest else { return };
     let Some(Resolution::Livepatch(symbol)) = out.symbols.get(outside) else { return };
     if symbol.object == "vmlinux" {
+        return;
+    }
+    if is_static_call {
+        // Without an entry the call stays what it was compiled to: one of the trampoline, which always leads where the key does
+        // (include/linux/static_call.h).
+        let what = format!("static call `{}` of module `{}`, by its trampoline", outside.name, symbol.object);
+        out.dropped_entries.insert(r.atom, what);
         return;
     }
     let function = diff.new_tables.owner.get(&r.atom).map_or("?", |id| side.name(*id));

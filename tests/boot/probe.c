@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,16 +109,39 @@ static int record_route_refused(void)
 	return 0;
 }
 
+/* What a new virtual machine answers when its task state segment is to lie at an address. */
+static int set_tss(unsigned long address)
+{
+	int kvm = open("/dev/kvm", O_RDWR), machine = ioctl(kvm, KVM_CREATE_VM, 0);
+
+	return kvm < 0 || machine < 0 ? fail("KVM_CREATE_VM") : ioctl(machine, KVM_SET_TSS_ADDR, address);
+}
+
+static int kvm_tss(void)
+{
+	return set_tss(0x8000) ? fail("KVM_SET_TSS_ADDR") : 0;
+}
+
+/* One address that no kernel minds is refused by a patch of ours. */
+static int kvm_tss_refused(void)
+{
+	errno = 0;
+	return set_tss(0x4000) == -1 && errno == EBUSY ? 0 : fail("KVM_SET_TSS_ADDR");
+}
+
 int main(int argc, char **argv)
 {
 	static const struct { const char *name; int (*run)(void); } probes[] = {
 		{ "getdents", getdents }, { "pty", pty }, { "unixfile", unixfile }, { "record-route", record_route },
-		{ "record-route-refused", record_route_refused },
+		{ "record-route-refused", record_route_refused }, { "kvm-tss", kvm_tss },
+		{ "kvm-tss-refused", kvm_tss_refused },
 	};
 
 	for (unsigned int i = 0; argc == 2 && i < sizeof(probes) / sizeof(probes[0]); i++)
 		if (!strcmp(argv[1], probes[i].name))
 			return probes[i].run();
-	fprintf(stderr, "usage: probe getdents|pty|unixfile|record-route|record-route-refused\n");
+	fprintf(stderr, "usage: probe NAME, one of:\n");
+	for (unsigned int i = 0; i < sizeof(probes) / sizeof(probes[0]); i++)
+		fprintf(stderr, "  %s\n", probes[i].name);
 	return 2;
 }

@@ -59,6 +59,8 @@ pub struct Kernel {
     pub symvers: PathBuf,
     /// Its symbol table: vmlinux where it was built here, else a dump of /proc/kallsyms.
     pub symbols: PathBuf,
+    /// Variables for make, as when it was built.
+    pub make: Vec<String>,
     /// Not built here.
     pub stock: bool,
 }
@@ -68,6 +70,7 @@ impl Kernel {
     pub fn options(&self) -> Vec<String> {
         let text = |p: &Path| p.display().to_string();
         let mut words = vec!["--kernel".into(), text(&self.source), "--objdir".into(), text(&self.objdir)];
+        words.extend(self.make.iter().map(|variable| format!("--make={variable}")));
         if self.stock {
             words.push(format!("--release={}", self.release));
             for (option, path) in [
@@ -110,7 +113,8 @@ pub fn run(args: Args<'_>) -> Result<()> {
 pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
     let (name, spec) = kernels::find(name)?;
     match spec.kind() {
-        Kind::Built { source, suite, config } => {
+        Kind::Built { source, suite, config, make, packages } => {
+            apt::install(&packages.iter().map(String::as_str).collect::<Vec<_>>())?;
             let source = unpack_source(source, suite, refresh)?;
             let version =
                 dirs::read(&source.with_extension(version_suffix(&source.to_string_lossy()))).unwrap_or_default();
@@ -119,6 +123,7 @@ pub fn prepare(name: &str, refresh: bool) -> Result<Kernel> {
                 name,
                 base: "tinyconfig",
                 fragments: &config.iter().map(|file| folder.join(file)).collect::<Vec<_>>(),
+                make,
                 source: &source,
                 version: version.trim(),
                 objdir: &dirs::dev_cache()?.join("build").join(name),
@@ -183,6 +188,8 @@ pub struct Plan<'a> {
     pub base: &'a str,
     /// Files of options: each wins over those before it, and over the base.
     pub fragments: &'a [PathBuf],
+    /// Variables for make: another compiler, say.
+    pub make: &'a [String],
     /// Source tree.
     pub source: &'a Path,
     /// Which source it is; another one makes another build.
@@ -199,7 +206,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
     let _lock = dirs::lock(&format!("build-{}", plan.name))?;
     let fragments = plan.fragments.iter().map(|file| dirs::read(file)).collect::<Result<Vec<_>>>()?;
     let wanted = fragments.into_iter().reduce(|all, next| merge(&all, &next)).unwrap_or_default();
-    let stamp = format!("{}\n{wanted}", plan.version);
+    let stamp = format!("{}\n{wanted}{}", plan.version, plan.make.join(" "));
     if dirs::read(&done).ok().as_deref() != Some(stamp.as_str()) && !built_by_hand(objdir, &done, &wanted) {
         install_build_packages()?;
         configure_and_make(plan, &objdir.with_file_name(format!("{beside}.log")), &wanted)?;
@@ -219,12 +226,13 @@ pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
         symvers: objdir.join("Module.symvers"),
         symbols: objdir.join("vmlinux"),
         objdir: objdir.to_path_buf(),
+        make: plan.make.to_vec(),
         stock: false,
     })
 }
 
 fn configure_and_make(plan: &Plan<'_>, log: &Path, fragment: &str) -> Result<()> {
-    let Plan { name, base, source, objdir, .. } = *plan;
+    let Plan { name, base, source, objdir, make: variables, .. } = *plan;
     dirs::create(objdir)?;
     let sh = Shell::new()?;
     sh.change_dir(source);
@@ -240,6 +248,7 @@ fn configure_and_make(plan: &Plan<'_>, log: &Path, fragment: &str) -> Result<()>
             .arg(&out)
             .arg(format!("-j{jobs}"))
             .args(who)
+            .args(variables)
             .args(target)
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -347,6 +356,7 @@ fn stock(name: &str, image: &str, headers: &str, source: &str, refresh: bool) ->
         symbols: dir.join(format!("kallsyms-{release}")),
         objdir,
         release,
+        make: Vec::new(),
         stock: true,
     };
     if !kernel.symbols.exists() {

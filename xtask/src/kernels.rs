@@ -24,6 +24,10 @@ pub enum Kind<'a> {
         suite: Suite,
         /// Configurations merged over `tinyconfig` one after the other, below tests/kernels/.
         config: &'a [String],
+        /// Variables for make, and what they need.
+        make: &'a [String],
+        /// Packages besides those that every build takes.
+        packages: &'a [String],
     },
     /// The distribution's own image, headers and source packages, unpacked; nothing is compiled.
     Stock {
@@ -50,6 +54,10 @@ pub struct Spec {
     suite: Option<String>,
     #[serde(default)]
     config: Vec<String>,
+    #[serde(default)]
+    make: Vec<String>,
+    #[serde(default)]
+    packages: Vec<String>,
     image: Option<String>,
     headers: Option<String>,
     #[serde(default)]
@@ -75,7 +83,9 @@ impl Spec {
         let suite = self.suite.as_deref().map_or(Suite::Own, Suite::Other);
         match (&self.source, &self.image, &self.headers) {
             (Some(source), Some(image), Some(headers)) => Kind::Stock { image, headers, source },
-            (Some(source), None, None) => Kind::Built { source, suite, config: &self.config },
+            (Some(source), None, None) => {
+                Kind::Built { source, suite, config: &self.config, make: &self.make, packages: &self.packages }
+            }
             _ => Kind::Task,
         }
     }
@@ -96,6 +106,10 @@ impl Spec {
         }
         if self.image.is_some() != self.headers.is_some() || (self.suite.is_some() && !built) {
             bail!("`image` and `headers` go together, and `suite` goes with `config`");
+        }
+        let has_no_make = self.make.is_empty() && self.packages.is_empty();
+        if !built && !has_no_make {
+            bail!("`make` and `packages` are for what is built here");
         }
         if self.proves.is_empty() || (self.patches == Patches::Named && !self.except.is_empty()) {
             bail!("`proves` must say something, and `except` takes from `patches = \"all\"`");

@@ -194,6 +194,7 @@ fn build_older(package: &str, old: &Release) -> Result<Kernel> {
         name: &format!("{package}-{}", old.version),
         base: "x86_64_defconfig",
         fragments: &[dirs::root().join("tests/kernels/releases.config")],
+        make: &[],
         source: &old.source,
         version: &old.version,
         objdir: &old.source.with_file_name(name),
