@@ -60,7 +60,8 @@ impl Corpus {
                 changes.insert(path.clone(), change);
             }
         }
-        let brought: BTreeSet<String> = changes.values().flat_map(|c| c.whole.brought.iter().cloned()).collect();
+        let pieces = changes.values().flat_map(|change| &change.pieces);
+        let brought: BTreeSet<String> = pieces.flat_map(|piece| piece.names.brought_alone().cloned()).collect();
         for part in changes.values_mut().flat_map(FileChange::parts) {
             part.keep_own(&before, &after, &brought);
         }

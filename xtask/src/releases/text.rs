@@ -131,6 +131,12 @@ impl Change {
         self.gone.retain(|n| brought.contains(n) || !after.contains(n));
     }
 
+    /// What it declares or defines, but for members of structures: `rcu` is a member of many, and ties with the structure's name
+    /// alone ([`Change::belongs_to`]).
+    pub fn brought_alone(&self) -> impl Iterator<Item = &String> {
+        self.brought.iter().filter(|name| !self.members.iter().any(|(_, member)| member == *name))
+    }
+
     /// Parameters and arguments that changed on another line than the name that they belong to.
     fn continued(&mut self, diff: &str, sign: char, here: &BTreeSet<String>) {
         let mut open: Vec<(String, bool)> = Vec::new();
@@ -228,8 +234,11 @@ fn new_members(hunk: &str) -> Vec<(String, String)> {
 /// The name that a line like `struct pid *pid;` declares.
 fn member(line: &str) -> Option<&str> {
     let head = line.trim_end().strip_suffix(';')?;
-    let name = head.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
-    (!name.is_empty() && head.len() > name.len() && !head.contains(['(', '=', '.'])).then_some(name)
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name = head.rsplit(|c| !is_name(c)).next()?;
+    let only_names = head.chars().all(|c| is_name(c) || c.is_whitespace() || matches!(c, '*' | ','));
+    let is_statement = matches!(head.split_whitespace().next()?, "return" | "goto" | "else" | "case" | "typedef");
+    (!name.is_empty() && head.trim_start().len() > name.len() && only_names && !is_statement).then_some(name)
 }
 
 /// The name that a line declares or defines, other than a function's: `#define N`, `struct n {`, `N = 1,`, `static int n[4] =`, and
@@ -384,6 +393,9 @@ mod tests {
         assert!(change("\tpid_t pid;\n", "\t\tpid_t\t\tpid;\n").retyped.is_empty());
         assert_eq!(member("\tint a[4];"), None);
         assert_eq!(member("\treturn f(x);"), None);
+        for statement in ["\treturn -EINVAL;", "\treturn error;", "\t\tgoto out;", "\tbreak;", "\tn->count;"] {
+            assert_eq!(member(statement), None, "{statement}");
+        }
     }
 
     /// A new member goes with the files that begin to use it, if they name its structure, however common its name is.
@@ -407,6 +419,14 @@ mod tests {
         };
         assert!(header.belongs_to(&file("struct s")));
         assert!(!header.belongs_to(&file("struct t")));
+        // Nor do both begin to say it, if it is no new name of the kernel's.
+        assert_eq!(header.brought_alone().count(), 0);
+        let begins = |text: &str| change("", text);
+        let (mut one, mut other) = (begins("\tfree(a, rcu);\n"), begins("\tstruct rcu_head rcu;\n"));
+        assert!(one.shares(&other));
+        let known: Names = ["rcu", "rcu_head", "a", "free", "struct"].map(str::to_owned).into();
+        [&mut one, &mut other].into_iter().for_each(|change| change.keep_own(&known, &known, &BTreeSet::new()));
+        assert!(!one.shares(&other));
     }
 
     /// Names that are declared somewhere in the release keep their power to tie; names that are only used do not.
