@@ -36,6 +36,8 @@ pub struct Entry {
     #[serde(default)]
     changed: ByObject,
     #[serde(default)]
+    changed_on: BTreeMap<String, ByObject>,
+    #[serde(default)]
     new: ByObject,
     #[serde(default)]
     may: ByObject,
@@ -126,11 +128,17 @@ impl Entry {
     }
 }
 
-/// The patches for one kernel.
+/// The patches for one kernel, with what is expected on it.
 pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
     let (_, kernel) = kernels::find(name)?;
     let takes = |item: &Item| kernel.takes(&item.name, item.entry.also.iter().any(|also| also == name));
-    Ok(read()?.into_iter().filter(takes).collect())
+    let mut items: Vec<Item> = read()?.into_iter().filter(takes).collect();
+    for entry in items.iter_mut().map(|item| &mut item.entry) {
+        if let Some(changed) = entry.changed_on.remove(name) {
+            entry.changed = changed;
+        }
+    }
+    Ok(items)
 }
 
 /// The whole corpus, in order.
