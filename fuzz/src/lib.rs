@@ -1,7 +1,9 @@
-//! What all fuzz targets share: the bound on memory, and nothing else.
+//! What all fuzz targets share: the bound on memory. What each does is in [`targets`].
 //!
 //! In: an input and what is to be done with it. Out: nothing, or a panic where it took more than twenty times the
 //! input's size. Crashes and hangs are libFuzzer's to notice.
+
+pub mod targets;
 
 use peak_alloc::PeakAlloc;
 
