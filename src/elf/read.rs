@@ -162,18 +162,21 @@ impl Reader<'_> {
                 _ => self.defined_in(symtab, symbol, index, ids).with_context(|| format!("symbol `{name}`"))?,
             };
             let st_type = symbol.st_type().0;
-            if st_type == stt::SECTION
-                && let Place::Section(id) = place
-            {
-                name = object.section(id).name.clone();
+            if st_type == stt::SECTION {
+                // It has no name of its own.
+                name = match place {
+                    Place::Section(id) => object.section(id).name.clone(),
+                    _ => String::new(),
+                };
                 self.take(0, name.len())?;
             }
-            let most = match place {
-                Place::Section(id) => object.section(id).sh_size,
-                Place::Common => LARGEST,
-                _ => u64::MAX,
+            let (value, size) = (symbol.st_value(endian), symbol.st_size(endian));
+            let fits = match place {
+                Place::Section(id) => value.checked_add(size).is_some_and(|end| end <= object.section(id).sh_size),
+                Place::Common => value.max(size) <= LARGEST,
+                _ => true,
             };
-            if symbol.st_value(endian) > most || (most < u64::MAX && symbol.st_size(endian) > LARGEST) {
+            if !fits {
                 bail!("symbol `{name}` lies outside of its section");
             }
             let id = SymbolId(object.symbols.len() as u32);
@@ -321,10 +324,11 @@ mod tests {
     fn absurd_numbers() {
         assert_eq!(error(&sample(), |_| ()), "no error");
         type Damage = fn(&mut Object);
-        let absurd: [(Damage, &str); 3] = [
+        let absurd: [(Damage, &str); 4] = [
             (|o| o.sections[2].sh_size = 1 << 60, "cannot be"),
             (|o| o.symbols[0].st_value = 4097, "outside of its section"),
             (|o| o.symbols[0].st_size = u64::MAX - 1, "outside of its section"),
+            (|o| o.symbols[0].st_size = 4097, "outside of its section"),
         ];
         for (case, (change, expected)) in absurd.iter().enumerate() {
             let mut object = sample();
@@ -340,6 +344,18 @@ mod tests {
             bytes[at + 15] = 0x80;
         };
         assert!(error(&sample(), addend).contains("an addend that cannot be"));
+    }
+
+    /// A section's symbol has its section's name; the name that one without a section claims is not kept, since it would not be written.
+    #[test]
+    fn symbols_of_no_section() {
+        let mut object = sample();
+        object.symbols[0].place = Place::Absolute;
+        let mut bytes = super::super::write(&object).expect("it can be written");
+        let at = bytes.windows(4).position(|w| w == [0x11, 0, 0xf1, 0xff]).expect("the symbol");
+        bytes[at] = 0x10 | stt::SECTION;
+        let read_back = read(&bytes).expect("it is an object");
+        assert_eq!((read_back.symbols[0].st_type, read_back.symbols[0].name.as_str()), (stt::SECTION, ""));
     }
 
     /// What could not be read again is not written: an absolute symbol of an input may have any value, and becomes an addend.
