@@ -103,7 +103,7 @@ impl Change {
             }
             let declared = member(text)
                 .filter(|n| here.contains(*n))
-                .map(|n| (n.to_owned(), text.split_whitespace().collect::<Vec<_>>()));
+                .map(|n| (n.to_owned(), without_comment(text).split_whitespace().collect::<Vec<_>>()));
             members[usize::from(sign == "+")].extend(declared);
             change.brought.extend(brought(text).filter(|n| here.contains(*n)).map(str::to_owned));
             change.used.extend(used.into_iter().map(str::to_owned));
@@ -231,9 +231,15 @@ fn new_members(hunk: &str) -> Vec<(String, String)> {
     found
 }
 
+/// The line up to the comment that it ends with.
+fn without_comment(line: &str) -> &str {
+    let end = ["/*", "//"].iter().filter_map(|begin| line.find(begin)).min();
+    &line[..end.unwrap_or(line.len())]
+}
+
 /// The name that a line like `struct pid *pid;` declares.
 fn member(line: &str) -> Option<&str> {
-    let head = line.trim_end().strip_suffix(';')?;
+    let head = without_comment(line).trim_end().strip_suffix(';')?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let name = head.rsplit(|c| !is_name(c)).next()?;
     let only_names = head.chars().all(|c| is_name(c) || c.is_whitespace() || matches!(c, '*' | ','));
@@ -390,8 +396,9 @@ mod tests {
         assert_eq!(header.retyped, ["pid".to_owned()].into());
         assert!(header.belongs_to(&change("\tput_it(s->pid);\n", "\tdrop_it(s->pid);\n")));
         assert!(!header.belongs_to(&change("\tput_it(s->pig);\n", "\tdrop_it(s->pig);\n")));
-        assert!(change("\tpid_t pid;\n", "\t\tpid_t\t\tpid;\n").retyped.is_empty());
+        assert!(change("\tpid_t pid;\n", "\t\tpid_t\t\tpid;\t/* of whom */\n").retyped.is_empty());
         assert_eq!(member("\tint a[4];"), None);
+        assert_eq!(member("\tstruct rcu_head rcu;\t/* is read in a walk */"), Some("rcu"));
         assert_eq!(member("\treturn f(x);"), None);
         for statement in ["\treturn -EINVAL;", "\treturn error;", "\t\tgoto out;", "\tbreak;", "\tn->count;"] {
             assert_eq!(member(statement), None, "{statement}");
