@@ -58,19 +58,32 @@ impl Compiler {
             };
             return Compiler::probe(&[format!("{prefix}clang{suffix}")]);
         }
-        if config.is_y("CC_IS_CLANG") {
-            return Compiler::probe(&["clang".to_owned()]);
-        }
-        let plain = Compiler::probe(&[format!("{cross}gcc")]);
-        let recorded = config.cc_version_text().and_then(|text| text.split_whitespace().next());
-        match (plain, recorded) {
-            (Ok(plain), _) if plain.is_the_one(config) => Ok(plain),
+        let (plain, recorded) = if config.is_y("CC_IS_CLANG") {
+            ("clang".to_owned(), clang_with_version(config))
+        } else {
             // The first word of gcc's line is the name it was called by.
-            (plain, Some(name)) => match Compiler::probe(&[name.to_owned()]) {
+            let name = config.cc_version_text().and_then(|text| text.split_whitespace().next());
+            (format!("{cross}gcc"), name.map(str::to_owned))
+        };
+        match (Compiler::probe(&[plain]), recorded) {
+            (Ok(plain), _) if plain.is_the_one(config) => Ok(plain),
+            (plain, Some(name)) => match Compiler::probe(&[name]) {
                 Ok(named) if named.is_the_one(config) => Ok(named),
                 _ => plain,
             },
             (plain, None) => plain,
+        }
+    }
+
+    /// What make has to be told so that kbuild takes this compiler, where nobody named one: `CC`, or `LLVM` where the tools
+    /// that go with clang linked the kernel, too (CONFIG_LD_IS_LLD; Documentation/kbuild/llvm.rst).
+    pub fn make_variable(&self, config: &Config, cross: &str) -> Option<(String, String)> {
+        let command = self.command.join(" ");
+        match command.strip_prefix("clang") {
+            Some(suffix) if config.is_y("CC_IS_CLANG") && config.is_y("LD_IS_LLD") => {
+                Some(("LLVM".to_owned(), if suffix.is_empty() { "1" } else { suffix }.to_owned()))
+            }
+            _ => (command != format!("{cross}gcc")).then(|| ("CC".to_owned(), command)),
         }
     }
 
@@ -94,6 +107,12 @@ impl Compiler {
             )
         })
     }
+}
+
+/// The name under which distributions install one of several clangs: `clang-19` (init/Kconfig, CLANG_VERSION: 190107 is 19.1.7).
+fn clang_with_version(config: &Config) -> Option<String> {
+    let version: u32 = config.get("CLANG_VERSION")?.parse().ok()?;
+    Some(format!("clang-{}", version / 10_000))
 }
 
 /// Words of a make variable that holds a command.
@@ -123,6 +142,24 @@ mod tests {
         assert!(!same(debian, "gcc (Debian 12.2.0-14) 12.2.0"));
         assert!(same("Debian clang version 14.0.6", "Debian clang version 14.0.6"));
         assert!(!same("Debian clang version 14.0.6", "clang version 14.0.6"));
+    }
+
+    /// kbuild takes the compiler that was found, with the linker that the kernel was linked by.
+    #[test]
+    fn make_is_told() {
+        let told = |command: &str, config: &str| {
+            let compiler = Compiler { command: words(command), version: String::new() };
+            let variable = compiler.make_variable(&Config::parse(config).unwrap(), "x-");
+            variable.map(|(name, value)| format!("{name}={value}")).unwrap_or_default()
+        };
+        let (clang, lld) = ("CONFIG_CC_IS_CLANG=y\n", "CONFIG_CC_IS_CLANG=y\nCONFIG_LD_IS_LLD=y\n");
+        let gcc = "CONFIG_CC_IS_GCC=y\n";
+        assert_eq!(told("clang-19", lld), "LLVM=-19");
+        assert_eq!(told("clang", lld), "LLVM=1");
+        assert_eq!(told("clang-19", clang), "CC=clang-19");
+        assert_eq!((told("x-gcc", gcc), told("gcc-12", gcc)), (String::new(), "CC=gcc-12".to_owned()));
+        let config = Config::parse("CONFIG_CC_IS_CLANG=y\nCONFIG_CLANG_VERSION=190107\n").unwrap();
+        assert_eq!(clang_with_version(&config).as_deref(), Some("clang-19"));
     }
 
     /// The refusal names both compilers, or nobody can act on it.

@@ -56,6 +56,11 @@ impl Kernel {
             jobs => jobs,
         };
         let facts = Facts::read(&parts, &make_vars)?;
+        // kbuild would call `gcc`, which may be another one than the kernel's.
+        if !["CC", "LLVM"].iter().any(|name| variable(&make_vars, name).is_some()) {
+            let cross = variable(&make_vars, "CROSS_COMPILE").unwrap_or_default();
+            make_vars.extend(facts.compiler.make_variable(&facts.config, &cross));
+        }
         let private = match &parts.built {
             Some(_) => None,
             None => Some(configured::prepare(Recipe {
@@ -69,14 +74,6 @@ impl Kernel {
                 jobs,
             })?),
         };
-        // kbuild would call `gcc`, which may be another one than the kernel's.
-        let default = format!("{}gcc", variable(&make_vars, "CROSS_COMPILE").unwrap_or_default());
-        if !["CC", "LLVM"].iter().any(|name| variable(&make_vars, name).is_some())
-            && !facts.config.is_y("CC_IS_CLANG")
-            && facts.compiler.command != [default]
-        {
-            make_vars.push(("CC".to_owned(), facts.compiler.command.join(" ")));
-        }
         let (source, objdir) = match (&private, parts.built) {
             (Some(private), _) => (private.source.clone(), private.objdir.clone()),
             (None, built) => (parts.source.clone(), built.unwrap_or(parts.source)),

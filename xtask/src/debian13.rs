@@ -139,7 +139,6 @@ impl System {
             symbols: self.root.join(format!("boot/vmlinuz-{release}")),
             objdir: headers,
             release,
-            make: Vec::new(),
             stock: true,
         })
     }

@@ -59,8 +59,6 @@ pub struct Kernel {
     pub symvers: PathBuf,
     /// Its symbol table: vmlinux where it was built here, else a dump of /proc/kallsyms.
     pub symbols: PathBuf,
-    /// Variables for make, as when it was built.
-    pub make: Vec<String>,
     /// Not built here.
     pub stock: bool,
 }
@@ -70,7 +68,6 @@ impl Kernel {
     pub fn options(&self) -> Vec<String> {
         let text = |p: &Path| p.display().to_string();
         let mut words = vec!["--kernel".into(), text(&self.source), "--objdir".into(), text(&self.objdir)];
-        words.extend(self.make.iter().map(|variable| format!("--make={variable}")));
         if self.stock {
             words.push(format!("--release={}", self.release));
             for (option, path) in [
@@ -226,7 +223,6 @@ pub fn build(plan: &Plan<'_>) -> Result<Kernel> {
         symvers: objdir.join("Module.symvers"),
         symbols: objdir.join("vmlinux"),
         objdir: objdir.to_path_buf(),
-        make: plan.make.to_vec(),
         stock: false,
     })
 }
@@ -356,7 +352,6 @@ fn stock(name: &str, image: &str, headers: &str, source: &str, refresh: bool) ->
         symbols: dir.join(format!("kallsyms-{release}")),
         objdir,
         release,
-        make: Vec::new(),
         stock: true,
     };
     if !kernel.symbols.exists() {
