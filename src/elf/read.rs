@@ -37,6 +37,9 @@ pub fn read(bytes: &[u8]) -> Result<Object> {
     }
     let header = Header::parse(bytes).context("the ELF header is damaged")?;
     let endian = header.endian().context("the ELF header is damaged")?;
+    if header.is_mips64el(endian) {
+        bail!("its relocations have a form that only this machine has (MIPS, little endian)");
+    }
     let e_type = header.e_type(endian);
     if e_type != elf::ET_REL {
         bail!("not a relocatable object or kernel module (e_type {})", e_type.0);
@@ -181,6 +184,9 @@ impl Reader<'_> {
             }
             let id = SymbolId(object.symbols.len() as u32);
             if st_type == stt::FILE {
+                if place != Place::Absolute {
+                    bail!("symbol `{name}`, which names a file, lies in a section");
+                }
                 file = Some(id);
             }
             let st_bind = symbol.st_bind().0;
@@ -356,6 +362,16 @@ mod tests {
         bytes[at] = 0x10 | stt::SECTION;
         let read_back = read(&bytes).expect("it is an object");
         assert_eq!((read_back.symbols[0].st_type, read_back.symbols[0].name.as_str()), (stt::SECTION, ""));
+    }
+
+    /// A file's name lies in no section, and a machine whose relocations have a form of their own is not read: what came of either
+    /// could not be written.
+    #[test]
+    fn not_understood() {
+        let mut object = sample();
+        object.symbols[0].st_type = stt::FILE;
+        assert!(error(&object, |_| ()).contains("names a file, lies in a section"));
+        assert!(error(&sample(), |bytes| bytes[18] = 8).contains("only this machine has"));
     }
 
     /// What could not be read again is not written: an absolute symbol of an input may have any value, and becomes an addend.
