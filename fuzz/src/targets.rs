@@ -1,6 +1,6 @@
 //! What each fuzz target does with an input, without the engine: tests/fuzz.rs does the same with what the engine starts from.
 //!
-//! In: bytes. Out: nothing, or whether the input got to the end; a panic is a finding. Memory and time are the engine's to watch.
+//! In: bytes. Out: whether the input got to the end; a panic is a finding. Memory and time are the engine's to watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

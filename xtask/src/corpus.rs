@@ -47,6 +47,9 @@ pub struct Entry {
     /// Kernels other than linux-7 on which the patch is tried too, with the same expectations.
     #[serde(default)]
     pub also: Vec<String>,
+    /// The kernels that it is for: on no other one it is tried.
+    #[serde(default)]
+    only: Vec<String>,
     setup: Option<String>,
     teardown: Option<String>,
     observe: Option<String>,
@@ -131,7 +134,10 @@ impl Entry {
 /// The patches for one kernel, with what is expected on it.
 pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
     let (_, kernel) = kernels::find(name)?;
-    let takes = |item: &Item| kernel.takes(&item.name, item.entry.also.iter().any(|also| also == name));
+    let takes = |item: &Item| match &item.entry.only[..] {
+        [] => kernel.takes_all() || item.entry.also.iter().any(|also| also == name),
+        only => only.iter().any(|only| only == name),
+    };
     let mut items: Vec<Item> = read()?.into_iter().filter(takes).collect();
     for entry in items.iter_mut().map(|item| &mut item.entry) {
         if let Some(changed) = entry.changed_on.remove(name) {
@@ -174,7 +180,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, Entry>> {
         if !says_something {
             bail!("`[{name}]` expects nothing that could be wrong");
         }
-        if let Some(kernel) = entry.also.iter().find(|k| !kernels::names().contains(&k.as_str())) {
+        let mut named = entry.also.iter().chain(&entry.only).chain(entry.changed_on.keys());
+        if let Some(kernel) = named.find(|k| !kernels::names().contains(&k.as_str())) {
             bail!("`[{name}]` names a kernel `{kernel}` that is not in tests/kernels.toml");
         }
     }

@@ -62,8 +62,6 @@ pub struct Spec {
     headers: Option<String>,
     #[serde(default)]
     patches: Patches,
-    #[serde(default)]
-    except: BTreeMap<String, String>,
 }
 
 /// Which patches a kernel is tried with.
@@ -90,9 +88,9 @@ impl Spec {
         }
     }
 
-    /// Whether it is tried with a patch, of which `named` says that the patch asks for this kernel.
-    pub fn takes(&self, patch: &str, named: bool) -> bool {
-        named || (self.patches == Patches::All && !self.except.contains_key(patch))
+    /// Whether it is tried with patches that do not name it.
+    pub fn takes_all(&self) -> bool {
+        self.patches == Patches::All
     }
 
     fn check(&self) -> Result<()> {
@@ -111,8 +109,8 @@ impl Spec {
         if !built && !has_no_make {
             bail!("`make` and `packages` are for what is built here");
         }
-        if self.proves.is_empty() || (self.patches == Patches::Named && !self.except.is_empty()) {
-            bail!("`proves` must say something, and `except` takes from `patches = \"all\"`");
+        if self.proves.is_empty() {
+            bail!("`proves` must say something");
         }
         if let Some(file) = self.config.iter().find(|file| !dirs::root().join("tests/kernels").join(file).exists()) {
             bail!("there is no `tests/kernels/{file}`");
@@ -185,7 +183,7 @@ mod tests {
         assert!(check(&format!("{plain}config = [\"no-such.config\"]")).is_err());
         assert!(check(&format!("{plain}image = \"i\"")).is_err());
         assert!(check(&format!("{plain}image = \"i\"\nheaders = \"h\"\nsuite = \"b\"")).is_err());
-        assert!(check(&format!("{plain}image = \"i\"\nheaders = \"h\"\nexcept.a = \"b\"")).is_err());
+        assert!(check(&format!("{plain}image = \"i\"\nheaders = \"h\"\nmake = [\"A=b\"]")).is_err());
         assert!(check("proves = \"x\"\nwhen = \"task\"\n").is_ok());
     }
 }
