@@ -81,11 +81,13 @@ impl<W> Default for Calls<W> {
 }
 
 /// What is known of macros when a text is read.
-pub(super) trait Known {
+pub(super) trait Known<'t> {
     /// Whether a word may turn into nothing.
     fn may_vanish(&self, word: &[u8]) -> bool;
     /// Whether a word is a macro.
     fn is_macro(&self, word: &[u8]) -> bool;
+    /// The macros whose names end in this word: `m##x` makes `mf` of `x` when that is `f(1)`, and the parentheses call it.
+    fn ending_in(&self, word: &[u8]) -> Vec<&'t [u8]>;
     /// Whether it matters what these are handed.
     fn matters(&self, heads: &[Head<&[u8]>]) -> bool;
 }

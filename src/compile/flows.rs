@@ -23,20 +23,26 @@ pub(super) struct Definition<'m> {
 pub(super) struct Flows<'m> {
     macros: &'m Macros,
     vanishing: HashSet<&'m [u8]>,
+    endings: HashMap<&'m [u8], Vec<&'m [u8]>>,
     pub(super) definitions: Vec<Definition<'m>>,
     /// By name of those that matter: the place from which on nothing does.
     until: HashMap<&'m [u8], usize>,
 }
 
 /// While macros themselves are read, every call matters that can be one of a macro.
-struct All<'m> {
+struct All<'m, 'l> {
     macros: &'m Macros,
-    vanishing: &'m HashSet<&'m [u8]>,
+    vanishing: &'l HashSet<&'m [u8]>,
+    endings: &'l HashMap<&'m [u8], Vec<&'m [u8]>>,
 }
 
-impl Known for All<'_> {
+impl<'t, 'm: 't> Known<'t> for All<'m, '_> {
     fn may_vanish(&self, word: &[u8]) -> bool {
         self.vanishing.contains(word)
+    }
+
+    fn ending_in(&self, word: &[u8]) -> Vec<&'t [u8]> {
+        self.endings.get(word).cloned().unwrap_or_default()
     }
 
     fn is_macro(&self, word: &[u8]) -> bool {
@@ -51,9 +57,13 @@ impl Known for All<'_> {
     }
 }
 
-impl Known for Flows<'_> {
+impl<'t, 'm: 't> Known<'t> for Flows<'m> {
     fn may_vanish(&self, word: &[u8]) -> bool {
         self.vanishing.contains(word)
+    }
+
+    fn ending_in(&self, word: &[u8]) -> Vec<&'t [u8]> {
+        self.endings.get(word).cloned().unwrap_or_default()
     }
 
     fn is_macro(&self, word: &[u8]) -> bool {
@@ -72,7 +82,8 @@ impl<'m> Flows<'m> {
     /// Reads the macros; `None` when it cannot be told what they do.
     pub(super) fn new(macros: &'m Macros) -> Option<Flows<'m>> {
         let vanishing = vanishing(macros);
-        let known = All { macros, vanishing: &vanishing };
+        let endings = endings(macros);
+        let known = All { macros, vanishing: &vanishing, endings: &endings };
         let mut definitions = Vec::new();
         for (name, replacement) in macros.all() {
             let params = parameters(replacement);
@@ -88,7 +99,7 @@ impl<'m> Flows<'m> {
             let matters = vec![false; params.names.len()];
             definitions.push(Definition { name, params, body, matters });
         }
-        let mut flows = Flows { macros, vanishing, definitions, until: HashMap::new() };
+        let mut flows = Flows { macros, vanishing, endings, definitions, until: HashMap::new() };
         flows.find_what_matters();
         Some(flows)
     }
@@ -219,6 +230,16 @@ impl<'m> Flows<'m> {
         // What it turns into may be called.
         last.or(of_tail.max().map(|_| 0))
     }
+}
+
+/// The names by what they end in.
+fn endings(macros: &Macros) -> HashMap<&[u8], Vec<&[u8]>> {
+    let mut endings: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+    let names: HashSet<&[u8]> = macros.all().map(|(name, _)| name).collect();
+    for name in names {
+        (1..name.len()).for_each(|at| endings.entry(&name[at..]).or_default().push(name));
+    }
+    endings
 }
 
 /// Names that may turn into nothing.

@@ -113,6 +113,12 @@ fn parentheses() {
     made(&format!("{PASTE}#define NO(x)\n#define ID(x) x\n"), "ID(PASTE NO(1) (my_, lock))", "my_lock");
     made(&format!("{PASTE}#define WITH (my_, lock)\n#define ID(x) x\n"), "ID(PASTE WITH)", "my_lock");
     made(PASTE, "PASTE\n(my_,\nlock)", "my_lock");
+    // Those behind a name to which something is pasted.
+    let named = "#define DO(x) do_##x\n#define do_join(a, b) a##b\n";
+    made(named, "DO(join(my_, lock))", "my_lock");
+    made(&format!("{named}#define ALSO(x) DO(x)\n"), "ALSO(join(my_, lock))", "my_lock");
+    made("#define T(x) a_##x##_b\n", "T(my lock)", "a_my");
+    not_made(named, "DO(other(my_, lock)) join(my_, lock)", "my_lock");
     // A macro that opens and does not close.
     assert_eq!(makes(&format!("{PASTE}#define OPEN PASTE(my_,\n"), "OPEN lock)", "my_lock"), None);
 }

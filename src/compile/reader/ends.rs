@@ -32,6 +32,16 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
+    /// What these may be the ends of.
+    pub(super) fn pasted_before(&self, heads: &[Head<&'t [u8]>]) -> Vec<Head<&'t [u8]>> {
+        let words = heads.iter().filter_map(|head| match head {
+            Head::Item(Item::Word(word)) => Some(*word),
+            _ => None,
+        });
+        let names = words.flat_map(|word| self.known.ending_in(word));
+        names.map(|name| Head::Item(Item::Word(name))).collect()
+    }
+
     pub(super) fn matters(&self, heads: &[Head<&'t [u8]>]) -> bool {
         !heads.is_empty() && self.known.matters(heads)
     }

@@ -42,7 +42,7 @@ impl Level<'_> {
 }
 
 /// Reads a text of logical lines, without comments ([`super::plain`]).
-pub(super) fn read<'t>(text: &'t [u8], params: &[&[u8]], is_file: bool, known: &dyn Known) -> Calls<&'t [u8]> {
+pub(super) fn read<'t>(text: &'t [u8], params: &[&[u8]], is_file: bool, known: &dyn Known<'t>) -> Calls<&'t [u8]> {
     let mut reader = Reader {
         text,
         params,
@@ -62,7 +62,7 @@ pub(super) fn read<'t>(text: &'t [u8], params: &[&[u8]], is_file: bool, known: &
 struct Reader<'t, 'k> {
     text: &'t [u8],
     params: &'k [&'k [u8]],
-    known: &'k dyn Known,
+    known: &'k dyn Known<'t>,
     out: Calls<&'t [u8]>,
     levels: Vec<Level<'t>>,
     /// Where each call's parentheses are.
@@ -153,6 +153,10 @@ impl<'t> Reader<'t, '_> {
                 item => self.push(item),
             }
         } else {
+            // What stands in the middle may be several words: then these are two pastes.
+            let middle = (1..pieces.len().saturating_sub(1)).filter(|at| matches!(pieces[*at], Item::Param(_)));
+            let parts = middle.flat_map(|at| [pieces[..=at].to_vec(), pieces[at..].to_vec()]);
+            self.out.pastes.extend(parts.collect::<Vec<_>>());
             self.out.pastes.push(pieces);
             self.push(Item::Paste(self.out.pastes.len() - 1));
         }
@@ -251,7 +255,11 @@ impl<'t> Reader<'t, '_> {
     }
 
     fn open(&mut self, at: usize) {
-        let heads = self.heads();
+        let mut heads = self.heads();
+        // What is pasted to the beginning of an argument is called by the parentheses in it.
+        if self.levels.last().is_some_and(|level| level.call.is_some() && level.was_first) {
+            heads.extend(self.pasted_before(&heads));
+        }
         let call = self.matters(&heads).then(|| {
             self.out.calls.push(Call { heads, args: vec![Arg::default()], mixed: false });
             self.spans.push(at..usize::MAX);
