@@ -91,7 +91,10 @@ impl<'o> Side<'o> {
             }
             return;
         }
-        let pieces = if let Some(Rule::CodeTable(_) | Rule::RuntimeConst) = self.treatments[id.index()].rule {
+        let pieces = if section.data.is_empty() {
+            // Without contents there is nothing to merge, and no entry to read, whatever the flags and the name say.
+            self.cut_by_symbols(id, symbols, &[])
+        } else if let Some(Rule::CodeTable(_) | Rule::RuntimeConst) = self.treatments[id.index()].rule {
             match entries::size(self.object, id) {
                 Some(size) => (0..section.data.len() as u64 / size)
                     .map(|i| (i * size, (i + 1) * size, Kind::Entry, Vec::new()))
@@ -111,10 +114,7 @@ impl<'o> Side<'o> {
         } else if section.sh_flags & shf::STRINGS != 0 && section.sh_flags & shf::MERGE != 0 {
             cut_texts(&section.data, section.sh_entsize.max(1))
         } else if section.sh_flags & shf::MERGE != 0 && section.sh_entsize > 0 {
-            let size = section.sh_entsize;
-            (0..section.data.len() as u64 / size)
-                .map(|i| (i * size, (i + 1) * size, Kind::Constant, Vec::new()))
-                .collect()
+            cut_constants(section.sh_size, section.sh_entsize)
         } else {
             self.cut_by_symbols(id, symbols, prefixes.get(&id).map_or(&[], Vec::as_slice))
         };
@@ -271,6 +271,11 @@ fn is_helper(name: &str) -> bool {
     ["__pfx_", "__cfi_", ".L", "$"].iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Constants of one size; what is left at the end is one as well, so that nothing of the section is lost.
+fn cut_constants(len: u64, size: u64) -> Vec<Piece> {
+    (0..len.div_ceil(size)).map(|i| (i * size, ((i + 1) * size).min(len), Kind::Constant, Vec::new())).collect()
+}
+
 fn cut_texts(data: &[u8], width: u64) -> Vec<Piece> {
     let width = width as usize;
     let mut pieces = Vec::new();
@@ -286,4 +291,59 @@ fn cut_texts(data: &[u8], width: u64) -> Vec<Piece> {
         pieces.push((start as u64, data.len() as u64, Kind::Text, Vec::new()));
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::object::{Section, Symbol};
+
+    /// Protects references to data that a strange section holds: what has a place in the object is found there, and is
+    /// not taken for something from outside. No compiler makes such sections; files that are damaged have them.
+    #[test]
+    fn every_section_with_a_size_is_cut() {
+        let merged = shf::ALLOC | shf::MERGE;
+        let section = |name: &str, sh_flags: u64, entsize: u64, data: &[u8]| Section {
+            name: name.to_owned(),
+            sh_type: 1,
+            sh_flags,
+            sh_size: 20,
+            sh_addralign: 8,
+            sh_entsize: entsize,
+            data: data.to_vec(),
+            ..Section::default()
+        };
+        let object = Object {
+            e_machine: 62,
+            is_64: true,
+            little_endian: true,
+            sections: vec![
+                section(".bss.text", merged | shf::STRINGS, 1, &[]),
+                section(".bss.constants", merged, 8, &[]),
+                section("__bug_table", shf::ALLOC, 0, &[]),
+                section(".rodata.cst8", merged, 8, &[1; 20]),
+                section(".rodata.cst32", merged, 32, &[1; 20]),
+            ],
+            symbols: (0..5).map(symbol).collect(),
+            ..Object::default()
+        };
+        let side = Side::new(&object).expect("x86-64 is known");
+        for id in object.section_ids() {
+            let last = side.of_section[id.index()].last().map(|atom| side.atom(*atom).end);
+            assert_eq!(last, Some(20), "`{}`", object.section(id).name);
+        }
+    }
+
+    fn symbol(section: u32) -> Symbol {
+        Symbol {
+            name: format!("table{section}"),
+            st_value: 0,
+            st_size: 20,
+            st_type: stt::OBJECT,
+            st_bind: stb::GLOBAL,
+            st_other: 0,
+            place: Place::Section(SectionId(section)),
+            file: None,
+        }
+    }
 }
