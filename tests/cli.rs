@@ -475,4 +475,10 @@ error: failed to read the patch `d.ko`: it is a directory
   options of `diff` stand behind its name: klp-build diff [OPTIONS] ...
 
 "#]]);
+    run(&["chekc", "no.ko"]).stderr_eq(str![[r#"
+error: failed to find the patch `chekc`
+error: failed to find the patch `no.ko`
+  nor is there a subcommand `chekc`: they are diff, inspect, check, cache, completions
+
+"#]]);
 }

@@ -144,6 +144,7 @@ pub fn main() -> ExitCode {
         let status = failed(&error, json);
         if cli.command.is_none() {
             cli.build.patches.iter().for_each(|patch| advise(patch.as_os_str()));
+            cli.build.patches.first().into_iter().for_each(|patch| advise_instead(patch.as_os_str()));
         }
         status
     });
@@ -156,11 +157,26 @@ pub fn main() -> ExitCode {
 /// Says where a subcommand's options stand, when its name was taken for a patch because options stand before it.
 fn advise(argument: impl AsRef<OsStr>) {
     let argument = Path::new(argument.as_ref());
-    let is = |command: &clap::Command| Path::new(command.get_name()) == argument && !command.is_hide_set();
-    if definition().get_subcommands().any(is) && !argument.exists() {
+    if !argument.exists() && subcommands().iter().any(|name| Path::new(name) == argument) {
         let name = argument.display();
         say(format_args!("  options of `{name}` stand behind its name: klp-build {name} [OPTIONS] ..."));
     }
+}
+
+/// Says which subcommands there are, when a word that is no file stands for the first patch: it may be meant as one.
+fn advise_instead(patch: &OsStr) {
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase());
+    let (names, word) = (subcommands(), patch.to_str().filter(|text| is_word(text)));
+    if let Some(word) = word.filter(|word| !names.iter().any(|name| name == word) && !Path::new(word).exists()) {
+        say(format_args!("  nor is there a subcommand `{word}`: they are {}", names.join(", ")));
+    }
+}
+
+/// The names that `--help` shows.
+fn subcommands() -> Vec<String> {
+    let definition = definition();
+    let shown = definition.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Says what went wrong, outermost first, and gives the exit status of its kind. As JSON too, where that was asked for: who reads it
