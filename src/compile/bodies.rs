@@ -23,12 +23,12 @@ pub(super) fn changed_bodies(original: &[u8], patched: &[u8]) -> Option<Bodies> 
     let mut bodies = Bodies::new();
     for (old, new) in old.iter().zip(&new) {
         match (old, new) {
-            (Piece::Directive(one), Piece::Directive(other)) if one == other => {}
+            (Piece::Directive { text: one, .. }, Piece::Directive { text: other, .. }) if one == other => {}
             (Piece::Item { text: one, inside, .. }, Piece::Item { text: other, inside: other_inside, .. })
                 if inside == other_inside && same(one, other) => {}
             (
-                Piece::Item { text: one, kind: Kind::Inline(name), inside },
-                Piece::Item { text: other, kind: Kind::Inline(renamed), inside: other_inside },
+                Piece::Item { text: one, kind: Kind::Inline(name), inside, .. },
+                Piece::Item { text: other, kind: Kind::Inline(renamed), inside: other_inside, .. },
             ) if name == renamed && inside.is_empty() && other_inside.is_empty() => {
                 let (head, body) = one.split_at(body_start(one)?);
                 let (other_head, other_body) = other.split_at(body_start(other)?);

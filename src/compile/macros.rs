@@ -97,11 +97,6 @@ impl Macros {
     pub(super) fn is_macro(&self, name: &[u8]) -> bool {
         self.0.contains_key(name)
     }
-
-    /// All names with their replacements, parameters before them.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.0.iter().flat_map(|(name, all)| all.iter().map(|replacement| (name.as_slice(), replacement.as_slice())))
-    }
 }
 
 /// Whether a replacement ends a declaration, gives it a value, or goes on to another one.
@@ -166,35 +161,6 @@ fn of_argument(text: &str) -> Definition {
     (name.as_bytes().to_vec(), format!("{parameters} {replacement}").into_bytes())
 }
 
-/// What a definition has before its replacement, and the replacement.
-#[derive(Debug)]
-pub(super) struct Parameters<'t> {
-    pub(super) names: Vec<&'t [u8]>,
-    /// Which of them stands for all further arguments.
-    pub(super) variadic: Option<usize>,
-    pub(super) is_function: bool,
-    pub(super) body: &'t [u8],
-}
-
-/// The parameters of a definition: a list right behind the name.
-pub(super) fn parameters(definition: &[u8]) -> Parameters<'_> {
-    let end = memchr::memchr(b')', definition).filter(|_| definition.starts_with(b"("));
-    let Some(end) = end else {
-        return Parameters { names: Vec::new(), variadic: None, is_function: false, body: definition };
-    };
-    let list = definition[1..end].split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    let mut variadic = None;
-    let names = list.enumerate().map(|(place, name)| match name.strip_suffix(b"...") {
-        Some(name) => {
-            variadic = Some(place);
-            if name.is_empty() { &b"__VA_ARGS__"[..] } else { name.trim_ascii() }
-        }
-        None => name,
-    });
-    let names = names.collect();
-    Parameters { names, variadic, is_function: true, body: &definition[end + 1..] }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,8 +198,9 @@ mod tests {
         let defined = |command: &str| {
             let command: Vec<String> = command.split(' ').map(String::from).collect();
             let all = Macros::read(&BTreeSet::new(), std::iter::once(&command[..]))?;
+            let both = all.0.iter().flat_map(|(name, texts)| texts.iter().map(move |text| (name, text)));
             let mut all: Vec<String> =
-                all.all().map(|(n, t)| String::from_utf8([n, b":", t].concat()).unwrap()).collect();
+                both.map(|(n, t)| String::from_utf8([&n[..], b":", t].concat()).unwrap()).collect();
             all.sort();
             Some(all.join(","))
         };

@@ -1,25 +1,24 @@
-//! Settle the readers of a header by reading alone: nothing that they read has a name which the patch is about.
+//! Find the readers of a header whose files do not have a name which the patch is about.
 //!
-//! In: units and touched files. Out: the units whose code cannot differ. It holds when the headers' changes are all about names
-//! ([`super::names`]), no file of the unit has one of them, no macro can paste one together, and the lists of what the unit reads
-//! are still true: none of these files is younger than the object. Hard because it has to be right without asking
-//! a compiler; what is in doubt is preprocessed.
+//! In: units and touched files. Out: the units whose code cannot differ unless a macro pastes such a name together, which is left to
+//! ask ([`super::poison`]). It holds when the headers' changes are all about names ([`super::names`]), no file of the unit has one of them, no
+//! macro makes something else of what changed, and the lists of what the unit reads are still true: none of these
+//! files is younger than the object. What is in doubt is preprocessed on both sides.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use anyhow::Result;
 use rayon::prelude::*;
 
-use super::arrivals::Arrivals;
-use super::flows::Flows;
 use super::items::words;
 use super::macros::Macros;
 use super::names::{Names, changed_names};
-use super::pastes::Grammar;
 use super::plain::plain;
-use super::{Tree, is_c, predefined};
+use super::poison::Poison;
+use super::{Tree, is_c};
 use crate::kernel::unit::Unit;
 use crate::patch::Applied;
 
@@ -29,7 +28,7 @@ pub(super) struct Mentions<'a> {
     /// By touched file: the names of its change; `None` when it is about more than names.
     touched: BTreeMap<&'a Path, Option<Names>>,
     /// All names.
-    names: HashSet<Vec<u8>>,
+    names: BTreeSet<Vec<u8>>,
     /// By file: whether it has one of the names, and when it was written.
     files: HashMap<PathBuf, (bool, SystemTime)>,
 }
@@ -54,20 +53,13 @@ impl<'a> Mentions<'a> {
         }
         let read = |path: PathBuf| Some((path.clone(), mentions.read(&path)?));
         mentions.files = mentions.paths(&open).into_par_iter().map(read).collect::<Option<_>>()?;
-        // Who has a name is preprocessed in any case; all that macros do is followed for the others only. That grows faster than their
-        // number: of linux 7, 188 units took six seconds of a processor, and 1,130 were not done after fifty.
-        const MANY: usize = 256;
-        let open: Vec<&Unit> = open.into_iter().filter(|unit| mentions.settles(unit)).collect();
-        if open.len() <= FEW || open.len() > MANY {
+        let open: Vec<&Unit> = open.into_iter().filter(|unit| mentions.may_settle(unit)).collect();
+        if open.len() <= FEW {
             return None;
         }
         let paths = mentions.paths(&open);
         let mut macros = Macros::read(&paths, open.iter().map(|unit| unit.command.as_slice()))?;
         touched.files.iter().filter_map(|file| file.patched.as_deref()).for_each(|text| macros.add(text));
-        let own = predefined::texts(open.iter().map(|unit| unit.command.as_slice()), &tree.objdir)?;
-        own.iter().for_each(|text| macros.add(text));
-        let macros = macros;
-        let flows = Flows::new(&macros)?;
         let changes = || mentions.touched.values().flatten();
         let is_known = |names: &Names| {
             macros.are_plain(&names.heads)
@@ -77,24 +69,18 @@ impl<'a> Mentions<'a> {
                 // What declares something by a macro that comes with it may declare something else.
                 && [0, 1].iter().all(|side| changes().all(|other| other.sides[*side].0.is_disjoint(&names.sides[*side].1)))
         };
-        if !changes().all(is_known) {
-            return None;
-        }
-        let asked: BTreeSet<&Vec<u8>> = changes().flat_map(|names| names.all.iter().chain(&names.variables)).collect();
-        let calls = |path: &PathBuf| Some(flows.calls(&plain(&fs::read(path).ok()?)));
-        let mut calls = paths.par_iter().map(calls).collect::<Option<Vec<_>>>()?;
-        let patched = touched.files.iter().filter_map(|file| file.patched.as_deref());
-        calls.extend(patched.map(|text| flows.calls(&plain(text))));
-        let arrivals = Arrivals::new(&flows, &calls);
-        let grammar = Grammar::new(&arrivals);
-        if asked.par_iter().any(|name| grammar.may_make(name)) {
-            return None;
-        }
-        Some(mentions)
+        changes().all(is_known).then_some(mentions)
     }
 
-    /// Whether the unit's code is known not to differ.
-    pub(super) fn settles(&self, unit: &Unit) -> bool {
+    /// What units that may be settled are asked about the names with; made in `work`, which is not there yet.
+    pub(super) fn poison(&self, work: &Path) -> Result<Poison> {
+        let headers = self.touched.iter();
+        let headers = headers.map(|(path, names)| (path.to_path_buf(), names.as_ref().map(|names| &names.without[..])));
+        Poison::new(&self.names, headers.collect(), self.tree, work)
+    }
+
+    /// Whether the unit's code is known not to differ, unless one of the names is pasted together.
+    pub(super) fn may_settle(&self, unit: &Unit) -> bool {
         let object = || modified(&self.tree.objdir.join(&unit.target));
         self.is_about_names(unit)
             && object().is_some_and(|built| {

@@ -9,6 +9,8 @@ use crate::compile::{Options, Outcome, compile_units};
 
 const READERS: [&str; 6] = ["fs/a.c", "fs/b.c", "fs/c.c", "fs/d.c", "fs/e.c", "fs/user.c"];
 const HEADER: &str = "include/big.h";
+/// Read after that one.
+const AFTER: &str = "include/after.h";
 
 fn kernel(style: Style) -> Kernel {
     let kernel = Kernel::new(style);
@@ -16,11 +18,12 @@ fn kernel(style: Style) -> Kernel {
     let header =
         "#define OLD 1\nint old(int);\nstatic inline int both(void)\n{\n\treturn OLD;\n}\n#define PASTE(a, b) a##b\n";
     write(&kernel.tree.source.join(HEADER), header);
+    write(&kernel.tree.source.join(AFTER), "\n");
     for source in READERS {
         let body = if source == "fs/user.c" { "both() + old(OLD)" } else { "CONFIG_X" };
         let name = &source[3..4];
         let text = format!(
-            "#include <generated/autoconf.h>\n#include <big.h>\nint reader_{name}(void)\n{{\n\treturn {body};\n}}\n"
+            "#include <generated/autoconf.h>\n#include <big.h>\n#include <after.h>\nint reader_{name}(void)\n{{\n\treturn {body};\n}}\n"
         );
         write(&kernel.tree.source.join(source), &text);
     }
@@ -30,17 +33,20 @@ fn kernel(style: Style) -> Kernel {
     kernel
 }
 
-/// The files that were looked at, and those whose code differs.
+/// The files of which both sides were looked at, and those whose code differs.
 fn run(kernel: &Kernel, edit: (&str, &str)) -> (BTreeSet<String>, Vec<String>) {
     let units: Vec<Unit> = READERS
         .map(|source| {
             let mut unit = kernel.unit(source);
-            unit.deps = vec![source.into(), HEADER.into()];
+            unit.deps = vec![source.into(), HEADER.into(), AFTER.into()];
             unit
         })
         .into();
     let log = Mutex::new(BTreeSet::new());
     let progress = |what: &str| {
+        if what.starts_with("search ") {
+            return;
+        }
         log.lock().unwrap().insert(what.rsplit(' ').next().unwrap_or_default().to_owned());
     };
     let options =
@@ -91,9 +97,12 @@ fn doubts() {
     let config = |kernel: &Kernel| kernel.tree.objdir.join("include/generated/autoconf.h");
     assert!(looks(&|k| rewrite(k, &config(k), "#ifdef FRESH\n#endif\n"), add));
     assert!(!looks(&|k| rewrite(k, &config(k), "/* FRESH */\n"), add));
+    let after = |kernel: &Kernel| kernel.tree.source.join(AFTER);
     let change = ("int old(int);", "int old(long);");
     assert!(!looks(&|_| (), change));
-    assert!(looks(&|k| rewrite(k, &config(k), "#define USE PASTE(ol, d)\n"), change));
+    assert!(looks(&|k| rewrite(k, &after(k), "#if PASTE(ol, d)\n#endif\n"), change));
+    // Nothing uses it.
+    assert!(!looks(&|k| rewrite(k, &after(k), "#define USE PASTE(ol, d)\n"), change));
     let more = "#define MARK int more(void);\n";
     assert!(looks(&|k| rewrite(k, &config(k), more), ("int old(int);", "int old(int);\nMARK extern int fresh(void);")));
     // What looks like the variable's name is a macro.
@@ -108,16 +117,23 @@ fn doubts() {
     assert!(looks(&|_| (), with("FRESH(n) n __attribute__((weak))", "extern int FRESH(x);")));
     assert!(looks(&|_| (), with("FRESH int a; int", "extern FRESH b;")));
     // A name that came or went, and is pasted together elsewhere: there it may be something else.
-    let pasted = "#define USE PASTE(fre, sh)\n#define COLD __attribute__((cold))\n";
-    assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nint COLD fresh(int);")));
-    assert!(looks(&|k| rewrite(k, &config(k), pasted), ("int old(int);", "int old(int);\nextern int fresh;")));
+    let pasted = "#if PASTE(fre, sh)\n#endif\n#define COLD __attribute__((cold))\n";
+    assert!(looks(&|k| rewrite(k, &after(k), pasted), ("int old(int);", "int old(int);\nint COLD fresh(int);")));
+    assert!(looks(&|k| rewrite(k, &after(k), pasted), ("int old(int);", "int old(int);\nextern int fresh;")));
     let came = |text: &'static str| ("int old(int);", text);
     for text in ["int old(int);\nint fresh(int);", "int old(int);\n#define fresh(x) ((x) & 15)"] {
-        assert!(looks(&|k| rewrite(k, &config(k), pasted), came(text)), "{text}");
-        assert!(!looks(&|k| rewrite(k, &config(k), "#define USE PASTE(fre, lo)\n"), came(text)), "{text}");
+        assert!(looks(&|k| rewrite(k, &after(k), pasted), came(text)), "{text}");
+        assert!(!looks(&|k| rewrite(k, &after(k), "#if PASTE(fre, lo)\n#endif\n"), came(text)), "{text}");
     }
-    let went = "#define USE PASTE(ol, d)\n";
-    assert!(looks(&|k| rewrite(k, &config(k), went), ("int old(int);", "int another(int);")));
+    let went = "#if PASTE(ol, d)\n#endif\n";
+    assert!(looks(&|k| rewrite(k, &after(k), went), ("int old(int);", "int another(int);")));
+    // As the kernel asks for options (include/linux/kconfig.h): the name is in no output of a preprocessor, whether it is there or not.
+    let asks = "#define SECOND(a, b, ...) b\n#define ASK(x) SECOND(x 1, 0)\n#define IS(x) ASK(PASTE(MARK_, x))\n";
+    let asks = format!("{asks}#if IS(FRESH)\n#endif\n");
+    for (mark, is_made) in [("#define MARK_FRESH 0,", true), ("#define MARK_OTHER 0,", false)] {
+        let text: &'static str = Box::leak(format!("int old(int);\n{mark}").into_boxed_str());
+        assert_eq!(looks(&|k| rewrite(k, &after(k), &asks), came(text)), is_made, "{mark}");
+    }
     // Pasted of what the compiler defines; and a macro whose name is in two lines, or begins with a digraph.
     let add = ("int old(int);", "int old(int);\n#define op_8 1");
     for (text, is_made) in [
@@ -127,9 +143,15 @@ fn doubts() {
         ("#define USE op\\\n_8\n", true),
         ("%:define USE op_%:%:8\n", true),
         ("#define /* of\nthem */ USE OP(8)\n", true),
+        // What another macro is handed first is called by what stands behind it.
+        (
+            "#define DO(x) DO_##x\n#define DO_JOIN(a, b) a##b\n#define ALSO(x, y) DO(x(y, _8))\n#define USE ALSO(JOIN, op)\n",
+            true,
+        ),
+        ("#define USE 0\n#define NOT OP(8)\n", false),
     ] {
-        let text = format!("#define OP_(n) op_##n\n#define OP(n) OP_(n)\n{text}");
-        assert_eq!(looks(&|k| rewrite(k, &config(k), &text), add), is_made, "{text}");
+        let text = format!("#define OP_(n) op_##n\n#define OP(n) OP_(n)\n{text}#if USE\n#endif\n");
+        assert_eq!(looks(&|k| rewrite(k, &after(k), &text), add), is_made, "{text}");
     }
     assert!(looks(
         &|k| rewrite(k, &config(k), "#define extern\n"),

@@ -5,25 +5,20 @@
 //! side from a mirror ([`mirror`]); all outputs go to a private directory. Hard parts: the two sides must differ by
 //! nothing but the patch, and no compile may read an unpatched file by a way around the mirror.
 
-mod arrivals;
 mod bodies;
 mod cache;
-mod calls;
 mod command;
 mod declared;
 mod deps;
-mod flows;
 mod items;
 mod macros;
 mod mentions;
 mod mirror;
 mod names;
-mod pastes;
 mod paths;
 mod pieces;
 mod plain;
-mod predefined;
-mod reader;
+mod poison;
 pub mod run;
 mod shape;
 mod skip;
@@ -167,7 +162,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Each unit with what is the same on both sides: by reading, by what earlier runs saw, or by preprocessing.
+/// Each unit with what is the same on both sides: by what earlier runs saw, by its names, or by preprocessing.
 fn look<'a>(
     units: &'a [Unit],
     tree: &Tree,
@@ -198,9 +193,15 @@ fn look<'a>(
     let known: Vec<bool> = pool.install(|| jobs.par_iter().map(known).collect());
     let open: Vec<&Unit> = units.iter().zip(&known).filter(|(_, known)| !**known).map(|(unit, _)| unit).collect();
     let mentions = mentions::Mentions::new(&open, touched, tree);
-    let settled = |unit: &Unit| mentions.as_ref().is_some_and(|mentions| mentions.settles(unit));
-    let mut seen: Vec<Option<unit::Seen>> =
-        units.iter().zip(known).map(|(unit, known)| (known || settled(unit)).then(unit::Seen::same)).collect();
+    let poison = mentions.as_ref().map(|mentions| mentions.poison(&place.work.join("names"))).transpose()?;
+    let asked = mentions.as_ref().zip(poison.as_ref());
+    // Where the original alone may do, it takes as long to preprocess, and what it says is kept.
+    let settled = |job: &unit::Job| {
+        !skip.is_some_and(|skip| job.may_be_settled_by(skip))
+            && asked.is_some_and(|(mentions, poison)| job.settled_by_names(mentions, poison))
+    };
+    let settled = |(job, known): (&unit::Job, bool)| (known || settled(job)).then(unit::Seen::same);
+    let mut seen: Vec<Option<unit::Seen>> = pool.install(|| jobs.par_iter().zip(known).map(settled).collect());
 
     // Preprocess all others; a unit that read around the mirror is done again when the mirror is repaired.
     loop {

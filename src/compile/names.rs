@@ -30,6 +30,8 @@ pub(super) struct Names {
     pub(super) bodies: Words,
     /// The words of what stays.
     pub(super) rest: Words,
+    /// The header with what stays alone.
+    pub(super) without: Vec<u8>,
 }
 
 /// The names that all of the change is about; `None` when something of it has none.
@@ -38,6 +40,7 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
     let (old, new) = (a.pieces(), b.pieces());
     let (old_keys, new_keys): (Vec<_>, Vec<_>) = (old.iter().map(key).collect(), new.iter().map(key).collect());
     let (mut gone, mut come) = (Side::default(), Side::default());
+    let mut differing = Vec::new();
     for op in capture_diff_slices(Algorithm::Myers, &old_keys, &new_keys) {
         match op {
             DiffOp::Equal { old_index, len, .. } => {
@@ -45,13 +48,10 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
             }
             _ => {
                 old[op.old_range()].iter().try_for_each(|piece| gone.add(piece))?;
+                differing.extend(&old[op.old_range()]);
                 new[op.new_range()].iter().try_for_each(|piece| come.add(piece))?;
             }
         }
-    }
-    // Whether a macro is there is asked with names that are pasted together, for these prefixes (include/linux/kconfig.h).
-    if come.macros.iter().any(|name| name.starts_with(b"__") || name.starts_with(b"CONFIG_")) {
-        return None;
     }
     let union = |one: &Words, other: &Words| one.union(other).cloned().collect::<Words>();
     Some(Names {
@@ -61,6 +61,7 @@ pub(super) fn changed_names(original: &[u8], patched: &[u8]) -> Option<Names> {
         heads: union(&gone.heads, &come.heads),
         bodies: union(&gone.bodies, &come.bodies),
         rest: come.rest,
+        without: a.without(differing.into_iter()),
     })
 }
 
@@ -79,7 +80,7 @@ struct Side {
 impl Side {
     fn stays(&mut self, piece: &Piece<'_>) {
         let (text, inside) = match piece {
-            Piece::Directive(text) => (text, &[][..]),
+            Piece::Directive { text, .. } => (text, &[][..]),
             Piece::Item { text, inside, .. } => (text, &inside[..]),
         };
         let all = inside.iter().chain([text]).flat_map(|text| words(text));
@@ -88,8 +89,8 @@ impl Side {
 
     fn add(&mut self, piece: &Piece<'_>) -> Option<()> {
         match piece {
-            Piece::Directive(text) => add(&mut self.macros, defined(text)?),
-            Piece::Item { text, kind: Kind::Inline(name), inside } => {
+            Piece::Directive { text, .. } => add(&mut self.macros, defined(text)?),
+            Piece::Item { text, kind: Kind::Inline(name), inside, .. } => {
                 let (head, body) = text.split_at(body_start(text)?);
                 // A directive decides nothing about where the function ends if the braces between two of them are closed.
                 let unsure = head.contains(&MARK) || !is_balanced(body) || !conditionals_are_whole(inside, body);
@@ -128,7 +129,7 @@ fn add(words: &mut Words, word: &[u8]) {
 /// What has to be equal for two pieces to be the same.
 fn key(piece: &Piece<'_>) -> (bool, Vec<u8>, Vec<Vec<u8>>) {
     match piece {
-        Piece::Directive(text) => (true, text.to_vec(), Vec::new()),
+        Piece::Directive { text, .. } => (true, text.to_vec(), Vec::new()),
         Piece::Item { text, inside, .. } => (false, fold(text), inside.iter().map(|text| text.to_vec()).collect()),
     }
 }

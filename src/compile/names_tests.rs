@@ -82,7 +82,6 @@ fn others() {
         ("int f(", "static inline void h(void) {\n#ifdef A\n}\n#else\n}\n#endif\nint f("),
         ("int f(", "static inline void h(void) { } }\nint f("),
         ("struct s;", "struct s { int x; };"),
-        ("int f(", "#define CONFIG_X 1\nint f("),
     ] {
         assert_eq!(edit(old, new), None, "{new}");
     }
@@ -91,6 +90,26 @@ fn others() {
     assert_eq!(about(HEADER, &moved), names(&["g"]));
     let around = "#ifdef A\nint a(void);\n#endif\nint b(void);\n";
     assert_eq!(about(around, "#ifdef A\nint a(void);\nint b(void);\n#endif\n"), names(&["b"]));
+}
+
+/// What stays of a header is all but what has the names, directives inside of it included; in lines of one form.
+#[test]
+fn what_stays() {
+    let gone = "/* both */ int f(struct s *s); // f\n#define N \\\n 1\n";
+    let text =
+        format!("#define A \\\n \"/* a */\"\n{gone}static __always_inline int g(void)\n{{\n\treturn A[0];\n}}\n");
+    let names = changed_names(text.as_bytes(), text.replace(gone, "long f(void);\n").as_bytes()).unwrap();
+    let stays = String::from_utf8(names.without).unwrap();
+    let lines: Vec<&str> = stays.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines, ["#define A  \"/* a */\"", "static __always_inline int g(void)", "{", "\treturn A[0];", "}"]);
+    let with = HEADER.replace("return M(1)", "return M(2)");
+    let stays = changed_names(HEADER.as_bytes(), with.as_bytes()).unwrap().without;
+    let stays = String::from_utf8(stays).unwrap();
+    let lines: Vec<&str> = stays.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(
+        lines,
+        ["#ifndef H", "#define H", "struct s;", "int f(struct s *s);", "#define M(x) ((x) + 1)", "#endif"]
+    );
 }
 
 /// The words of what stays are those that a unit reads in any case; the words of what differs may be macros.

@@ -3,6 +3,8 @@
 //! In: a header's text. Out: its directives and items in order. Hard because a directive can stand inside of an item, where it
 //! decides what the item is: it leaves a mark there, so that texts are the same only if it stands at the same place.
 
+use std::ops::Range;
+
 use super::items::{Kind, cut};
 use super::plain::{literal_end, plain};
 use super::tokens::fold;
@@ -11,9 +13,17 @@ use super::tokens::fold;
 #[derive(Debug)]
 pub(super) enum Piece<'t> {
     /// A directive, in one line.
-    Directive(&'t [u8]),
+    Directive { start: usize, text: &'t [u8] },
     /// An item, and the directives in it; [`MARK`] stands in its text for each.
-    Item { text: &'t [u8], kind: Kind<'t>, inside: Vec<&'t [u8]> },
+    Item { start: usize, text: &'t [u8], kind: Kind<'t>, inside: Vec<&'t [u8]> },
+}
+
+impl Piece<'_> {
+    /// Where it stands in the text of logical lines.
+    fn place(&self) -> Range<usize> {
+        let (Piece::Directive { start, text } | Piece::Item { start, text, .. }) = self;
+        *start..*start + text.len()
+    }
 }
 
 /// Stands for a directive.
@@ -23,6 +33,8 @@ const ALWAYS: u8 = 2;
 
 /// A file in logical lines, without comments, and with its directives apart.
 pub(super) struct Masked {
+    /// The text as it was, in logical lines.
+    whole: Vec<u8>,
     /// With a mark for each directive.
     code: Vec<u8>,
     /// Directives, and where each starts.
@@ -31,7 +43,8 @@ pub(super) struct Masked {
 
 impl Masked {
     pub(super) fn new(text: &[u8]) -> Masked {
-        let mut code = plain(text);
+        let whole = plain(text);
+        let mut code = whole.clone();
         let mut directives = Vec::new();
         let mut at = 0;
         while at < code.len() {
@@ -45,7 +58,7 @@ impl Masked {
             at = end;
         }
         inline_words(&mut code);
-        Masked { code, directives }
+        Masked { whole, code, directives }
     }
 
     pub(super) fn pieces(&self) -> Vec<Piece<'_>> {
@@ -55,8 +68,8 @@ impl Masked {
             let is_before = |byte: &u8| byte.is_ascii_whitespace() || *byte == MARK;
             let blanks = item.text.iter().take_while(|byte| is_before(byte)).count();
             let (start, end) = (item.start + blanks, item.start + item.text.len());
-            while let Some((_, text)) = directives.next_if(|(at, _)| *at < start) {
-                out.push(Piece::Directive(text));
+            while let Some((start, text)) = directives.next_if(|(at, _)| *at < start) {
+                out.push(Piece::Directive { start: *start, text });
             }
             let text = item.text[blanks..].trim_ascii();
             if text.is_empty() {
@@ -66,10 +79,19 @@ impl Masked {
             while let Some((_, text)) = directives.next_if(|(at, _)| *at < end) {
                 inside.push(text.as_slice());
             }
-            out.push(Piece::Item { text, kind: item.kind, inside });
+            out.push(Piece::Item { start, text, kind: item.kind, inside });
         }
-        out.extend(directives.map(|(_, text)| Piece::Directive(text)));
+        out.extend(directives.map(|(start, text)| Piece::Directive { start: *start, text }));
         out
+    }
+
+    /// The text with nothing where these pieces stood.
+    pub(super) fn without<'p>(&self, pieces: impl Iterator<Item = &'p Piece<'p>>) -> Vec<u8> {
+        let mut text = self.whole.clone();
+        for piece in pieces {
+            text[piece.place()].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+        }
+        text
     }
 }
 

@@ -10,7 +10,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::cache::Keys;
+use super::mentions::Mentions;
 use super::paths::Paths;
+use super::poison::Poison;
 use super::skip::Skip;
 use super::watch::{self, Others, Watch};
 use super::{Compiled, Mirror, Options, Outcome, command, deps, is_c, run, shape, spelled, tokens, unused};
@@ -129,9 +131,23 @@ impl<'a> Job<'a> {
         Err(ToolFailure { doing: format!("{verb} {side} `{}`", self.unit.source.display()), output: text }.into())
     }
 
+    /// Whether the original alone may say enough.
+    pub(super) fn may_be_settled_by(&self, skip: &Skip<'_>) -> bool {
+        !self.new && skip.may_settle(self.unit)
+    }
+
     /// Whether an earlier run has seen enough of the original.
     pub(super) fn settled_by(&self, skip: &Skip<'_>) -> bool {
         !self.new && skip.settles(self.unit, self.paths.cwd(false))
+    }
+
+    /// Whether the unit has none of the names that the patch is about.
+    pub(super) fn settled_by_names(&self, mentions: &Mentions<'_>, poison: &Poison) -> bool {
+        if self.new || !mentions.may_settle(self.unit) {
+            return false;
+        }
+        (self.options.progress)(&format!("search {}", self.unit.source.display()));
+        poison.is_free(&self.original)
     }
 
     /// Preprocesses what there is of both sides.
@@ -143,7 +159,7 @@ impl<'a> Job<'a> {
             let (misses, others) = (self.misses(mirror)?, self.others());
             return Ok(Seen { same: false, key: None, shape: None, debug: false, misses, others });
         }
-        let (original, patched) = match skip.filter(|skip| skip.may_settle(self.unit)) {
+        let (original, patched) = match skip.filter(|skip| self.may_be_settled_by(skip)) {
             // The original alone may say enough: most readers of a header use nothing of the change.
             Some(skip) => {
                 let (original, _) = side(Side::Original)?;
