@@ -287,6 +287,42 @@ fn jump_labels() {
     assert_eq!(difference(&with(elsewhere)).1, "the kernel's __jump_table leads to `f+0x2`, not to +0x3");
 }
 
+/// NOPs before such a jump end where it stands, in the kernel too, where it is a NOP itself.
+#[test]
+fn jump_labels_behind_fillers() {
+    let mut unit = Maker::new();
+    // ud2; nop; jmp 1f; nop; 1: ret
+    let (_, f) = unit.function("f", stb::GLOBAL, &[0x0f, 0x0b, 0x90, 0xeb, 1, 0x90, 0xc3]);
+    let table = unit.section("__jump_table", 0, &[0; 16]);
+    let key = unit.outside("key");
+    unit.reloc(table, 0, PC32, f, 3);
+    unit.reloc(table, 4, PC32, f, 6);
+    unit.reloc(table, 8, 24, key, 2);
+    let symbols = [
+        func("f", TEXT),
+        global("key", DATA + 0x100, SymbolKind::Object),
+        global("__start___jump_table", DATA, SymbolKind::Other),
+        global("__stop___jump_table", DATA + 16, SymbolKind::Other),
+    ];
+    let entry = |at: u64, target: u64| {
+        let mut entry = [0; 16];
+        entry[..4].copy_from_slice(&((TEXT + at) as u32).wrapping_sub(DATA as u32).to_le_bytes());
+        entry[4..8].copy_from_slice(&((TEXT + target) as u32).wrapping_sub(DATA as u32 + 4).to_le_bytes());
+        entry[8..].copy_from_slice(&(DATA + 0x102).wrapping_sub(DATA + 8).to_le_bytes());
+        entry
+    };
+    // With as many fillers, with none, and with more of them.
+    for (held, at) in [
+        (&[0x0f, 0x0b, 0x90, 0x66, 0x90, 0x90, 0xc3][..], 3),
+        (&[0x0f, 0x0b, 0x66, 0x90, 0x90, 0xc3], 2),
+        (&[0x0f, 0x0b, 0x0f, 0x1f, 0x00, 0x66, 0x90, 0x90, 0xc3], 5),
+    ] {
+        let entry = entry(at, at + 3);
+        let found = unit.verify(&symbols, &[(TEXT, held), (DATA, &entry)]);
+        assert!(found[0].is_equal(), "{held:x?}: {:?}", found[0]);
+    }
+}
+
 /// A fault goes on where the unit's exception table says, and in the same way; so does a warning that was given already.
 #[test]
 fn exceptions_and_warnings() {

@@ -280,13 +280,16 @@ impl<'u, 'a, 'o> Walk<'u, 'a, 'o> {
         if at < self.entry || !is_nop(ours) || !is_nop(theirs) {
             return None;
         }
-        let run = |bytes: &[u8], ip: u64| {
+        let run = |bytes: &[u8], ip: u64, is_filler: &dyn Fn(&Instruction) -> bool| {
             let insns = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE).into_iter();
-            insns.take_while(is_nop).map(|insn| insn.len() as u64).sum::<u64>()
+            insns.take_while(is_filler).map(|insn| insn.len() as u64).sum::<u64>()
         };
+        // A jump label's NOP that stands behind fillers is none of them: here it is a jump.
+        let labels = self.unit.loaded.jump_labels.as_ref();
+        let is_filler = |insn: &Instruction| is_nop(insn) && !labels.is_some_and(|labels| labels.contains(&insn.ip()));
         let held = self.unit.loaded.from(address);
-        let our_run = run(&self.data[at as usize..self.end as usize], at);
-        let their_run = run(&held[..held.len().min(our_run as usize + 128)], address);
+        let our_run = run(&self.data[at as usize..self.end as usize], at, &is_nop);
+        let their_run = run(&held[..held.len().min(our_run as usize + 128)], address, &is_filler);
         let patched = self.unit.sites.any(self.section, at, at + our_run);
         (!patched).then_some((our_run, their_run))
     }
