@@ -13,6 +13,7 @@ use super::atoms::{AtomId, Kind, Ref, Side, Target};
 use super::names;
 use super::twins::Twins;
 use crate::elf::id::HashMap;
+use crate::elf::object::stb;
 use crate::elf::{Place, SectionId, SymbolId};
 
 /// The first place where two atoms differ.
@@ -164,7 +165,16 @@ impl<'a, 'o> Compare<'a, 'o> {
                 }
                 (x != y).then(|| format!("refers to `{name_a}` at another offset"))
             }
-            (Target::Atom(a, x), Target::Atom(b, y)) => self.atom_difference(old, a, x, new, b, y),
+            (Target::Atom(a, x), Target::Atom(b, y)) => {
+                let (weak_a, weak_b) = (weak_alias(self.original, a, ra), weak_alias(self.patched, b, rb));
+                if weak_a != weak_b {
+                    let name = |weak: Option<&'o str>, own: &'o str| weak.unwrap_or(own);
+                    let (name_a, name_b) =
+                        (name(weak_a, own_name(self.original, a)), name(weak_b, own_name(self.patched, b)));
+                    return Some(format!("refers to `{name_b}` instead of `{name_a}`"));
+                }
+                self.atom_difference(old, a, x, new, b, y)
+            }
             // A global that moved into or out of this object is still the same symbol.
             (Target::Atom(a, x), Target::Symbol(b, y)) => {
                 let name = self.new_symbol(b);
@@ -262,6 +272,24 @@ fn symbol_name<'o>(side: &Side<'o>, id: SymbolId) -> &'o str {
     let symbol = side.object.symbol(id);
     debug_assert!(!matches!(symbol.place, Place::Section(_)) || symbol.st_type == 3 || symbol.st_size == 0);
     &symbol.name
+}
+
+/// The weak name by which a reference leads to what also has a name of its own: another file's definition may take that name's
+/// place, and then the two are different things.
+fn weak_alias<'o>(side: &Side<'o>, id: AtomId, r: &Ref) -> Option<&'o str> {
+    let symbol = side.object.symbol(r.reloc.symbol?);
+    (symbol.st_bind == stb::WEAK && strong_name(side, id, symbol.st_value).is_some()).then_some(&symbol.name)
+}
+
+/// The name that no other file can take.
+fn own_name<'o>(side: &Side<'o>, id: AtomId) -> &'o str {
+    let start = side.atom(id).symbols.first().map_or(0, |s| side.object.symbol(*s).st_value);
+    strong_name(side, id, start).unwrap_or_else(|| side.name(id))
+}
+
+fn strong_name<'o>(side: &Side<'o>, id: AtomId, at: u64) -> Option<&'o str> {
+    let mut symbols = side.atom(id).symbols.iter().map(|s| side.object.symbol(*s));
+    symbols.find(|s| s.st_bind != stb::WEAK && s.st_value == at).map(|s| s.name.as_str())
 }
 
 fn has_name(side: &Side<'_>, id: AtomId, name: &str) -> bool {
