@@ -144,7 +144,9 @@ pub fn main() -> ExitCode {
         let status = failed(&error, json);
         if cli.command.is_none() {
             cli.build.patches.iter().for_each(|patch| advise(patch.as_os_str()));
-            cli.build.patches.first().into_iter().for_each(|patch| advise_instead(patch.as_os_str()));
+            if let Some(patch) = cli.build.patches.first() {
+                advise_instead(patch.as_os_str());
+            }
         }
         status
     });

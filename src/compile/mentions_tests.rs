@@ -35,6 +35,10 @@ fn kernel(style: Style) -> Kernel {
 
 /// The files of which both sides were looked at, and those whose code differs.
 fn run(kernel: &Kernel, edit: (&str, &str)) -> (BTreeSet<String>, Vec<String>) {
+    run_all(kernel, &[(HEADER, edit.0, edit.1)])
+}
+
+fn run_all(kernel: &Kernel, edits: &[(&str, &str, &str)]) -> (BTreeSet<String>, Vec<String>) {
     let units: Vec<Unit> = READERS
         .map(|source| {
             let mut unit = kernel.unit(source);
@@ -51,7 +55,7 @@ fn run(kernel: &Kernel, edit: (&str, &str)) -> (BTreeSet<String>, Vec<String>) {
     };
     let options =
         Options { jobs: 2, launcher: Vec::new(), cache: None, debug: false, work: &kernel.work, progress: &progress };
-    let applied = kernel.edited(&[(HEADER, edit.0, edit.1)]);
+    let applied = kernel.edited(edits);
     let compiled = compile_units(&units, &kernel.tree, &applied, &options).unwrap();
     let differ = compiled.iter().filter(|unit| unit.outcome != Outcome::Same);
     let differ = differ.map(|unit| units[unit.unit].source.display().to_string()).collect();
@@ -180,4 +184,23 @@ fn doubts() {
     };
     assert!(!looks(&configure(&["auto.conf", "kernel.release"]), add));
     assert!(looks(&configure(&["X"]), add));
+}
+
+/// A patch that also creates a header: who asks whether it is there is looked at, and what it makes of the answer counts.
+#[test]
+fn asks_for_a_header() {
+    let came = ("include/came.h", "", "int came(void);");
+    let change = (HEADER, "int old(int);", "int old(int);\n#define FRESH 2");
+    let comment = (HEADER, "int old(int);", "int old(int); /* of yore */");
+    for (style, change) in STYLES.into_iter().flat_map(|style| [(style, change), (style, comment)]) {
+        for (text, expected) in [("#if __has_include(<came.h>)\nint asked;\n#endif\n", READERS.len()), ("\n", 0)] {
+            let kernel = kernel(style);
+            write(&kernel.tree.source.join(AFTER), text);
+            for source in READERS {
+                write(&kernel.tree.objdir.join(source.replace(".c", ".o")), "");
+            }
+            let (looked, differ) = run_all(&kernel, &[change, came]);
+            assert_eq!((looked.len(), differ.len()), (expected, expected), "{style:?}: {text}");
+        }
+    }
 }

@@ -35,12 +35,17 @@ impl Poison {
         work: &Path,
     ) -> Result<Poison> {
         const NOT_READ: &[u8] = b"#error this file is not in the unit's records\n";
+        let is_all_there = headers.values().all(Option::is_some);
         let contents = headers.into_iter().map(|(path, text)| (path, Some(text.unwrap_or(NOT_READ).to_vec())));
         let mirror = Mirror::create(&work.join("tree"), &tree.source, contents.collect())?;
-        let header = (!names.is_empty()).then(|| mirror.root().with_file_name("names.h"));
+        let mut poisoned: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        // Whether a file is there that comes or goes.
+        if !is_all_there {
+            poisoned.extend([&b"__has_include"[..], b"__has_include_next"]);
+        }
+        let header = (!poisoned.is_empty()).then(|| mirror.root().with_file_name("names.h"));
         if let Some(header) = &header {
-            let all: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-            let text = [b"#pragma GCC poison ", &all.join(&b' ')[..], b"\n"].concat();
+            let text = [b"#pragma GCC poison ", &poisoned.join(&b' ')[..], b"\n"].concat();
             fs::write(header, text).with_context(|| format!("failed to write `{}`", header.display()))?;
         }
         Ok(Poison { paths: Paths::new(&tree.source, &tree.objdir, mirror.root())?, header })
@@ -56,7 +61,7 @@ impl Poison {
         let mut command = self.paths.in_mirror(command);
         let options = command.iter().position(|argument| argument.starts_with('-')).unwrap_or(command.len());
         command.splice(options..options, ["-include".to_owned(), header.display().to_string()]);
-        command.extend(["-Wfatal-errors", "-E", "-o", "/dev/null"].map(str::to_owned));
+        command.extend(["-w", "-Wfatal-errors", "-E", "-o", "/dev/null"].map(str::to_owned));
         let output = run::output(
             Command::new(&command[0])
                 .args(&command[1..])

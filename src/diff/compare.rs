@@ -168,9 +168,8 @@ impl<'a, 'o> Compare<'a, 'o> {
             (Target::Atom(a, x), Target::Atom(b, y)) => {
                 let (weak_a, weak_b) = (weak_alias(self.original, a, ra), weak_alias(self.patched, b, rb));
                 if weak_a != weak_b {
-                    let name = |weak: Option<&'o str>, own: &'o str| weak.unwrap_or(own);
-                    let (name_a, name_b) =
-                        (name(weak_a, own_name(self.original, a)), name(weak_b, own_name(self.patched, b)));
+                    let name_a = weak_a.unwrap_or_else(|| own_name(self.original, a));
+                    let name_b = weak_b.unwrap_or_else(|| own_name(self.patched, b));
                     return Some(format!("refers to `{name_b}` instead of `{name_a}`"));
                 }
                 self.atom_difference(old, a, x, new, b, y)
