@@ -45,6 +45,8 @@ reasons! {
     AmbiguousSymbol = "ambiguous-symbol",
     /// A function of the kernel that cannot be called by its address on this kernel is given away.
     NoEndbr = "no-endbr",
+    /// The same, for want of a hash before the function.
+    NoHash = "no-hash",
     /// A new function or variable has the name of one that the kernel has already.
     AlreadyDefined = "already-defined",
     /// No symbol of the kernel can be what a reference needs.

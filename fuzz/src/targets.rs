@@ -13,7 +13,8 @@ use klp_build::kernel::image::Image;
 use klp_build::kernel::symvers::Symvers;
 use klp_build::kernel::{kallsyms_image, text_table};
 use klp_build::patch;
-use klp_build::reloc::{self, World, indirect};
+use klp_build::reloc::indirect::Gate;
+use klp_build::reloc::{self, World};
 
 /// The text of a kbuild `.cmd` file -> commands and dependencies.
 pub fn cmd(text: &str) -> bool {
@@ -93,7 +94,7 @@ pub fn emit(original: &Object, patched: &Object) -> bool {
         depends: &BTreeSet::new(),
         theirs: &BTreeMap::new(),
         new_globals: &diff.new_global_names(),
-        ibt: indirect::has_endbr(original),
+        gate: Gate::of_object(original),
     };
     let closure = closure::closure(&diff);
     let resolved = reloc::resolve(&diff, &closure, &world);

@@ -204,7 +204,7 @@ pub(super) fn resolve(
             own: Some(&own),
             depends: &depends,
             new_globals: &linked,
-            ibt: kernel.config().is_y("X86_KERNEL_IBT"),
+            gate: indirect::gate(kernel.config()),
             theirs: &theirs,
         };
         let closure = diff::closure::closure(diff);

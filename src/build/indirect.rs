@@ -1,4 +1,4 @@
-//! Whether the functions whose addresses the livepatch gives away can be called by them, on a kernel that tracks indirect branches.
+//! Whether the functions whose addresses the livepatch gives away can be called by them, on a kernel that checks indirect calls.
 //!
 //! In: what `reloc::indirect` could not tell from a unit alone, the other units of the run, and the images. Out: refusals, and a
 //! warning where it cannot be told. An export is open to every module; what another unit of the run took the address of
@@ -10,11 +10,12 @@ use anyhow::Result;
 
 use crate::diff::Diff;
 use crate::elf::object::{stb, stt};
-use crate::elf::{Object, Place};
+use crate::elf::{Object, Place, SymbolId};
 use crate::kernel::Kernel;
+use crate::kernel::config::Config;
 use crate::kernel::symtab::{Kind, SymbolTable};
 use crate::kernel::unit::Unit;
-use crate::reloc::indirect::{self, Indirect};
+use crate::reloc::indirect::{self, Closed, Gate, Indirect};
 use crate::report::Report;
 use crate::request::Request;
 use crate::verify::{self, Entry, Loaded};
@@ -29,6 +30,7 @@ pub(super) fn judge(
     all: &[(usize, Indirect)],
     report: &mut Report,
 ) -> Result<()> {
+    let gate = gate(kernel.config());
     let mut taken: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
     let mut more: BTreeMap<&str, Option<Loaded>> = BTreeMap::new();
     for (unit, given) in all {
@@ -46,12 +48,14 @@ pub(super) fn judge(
         }
         let defined = diffs.iter().filter(|(unit, _)| units[*unit].object == given.object);
         let defined = if given.original.is_some() {
-            Some(true)
+            Some(None)
         } else {
-            defined.filter_map(|(_, diff)| begins_with_endbr(diff.original.object, &given.name)).next()
+            let mut found =
+                defined.filter_map(|(_, diff)| Some((diff, global_function(diff.original.object, &given.name)?)));
+            found.next().map(|(diff, id)| gate.closes(&diff.original, id))
         };
-        if defined == Some(false) {
-            report.refusals.push(given.refusal("its code has no ENDBR instruction").object(of));
+        if let Some(Some(closed)) = defined {
+            report.refusals.push(given.refusal(closed).object(of));
             continue;
         }
         // Another module's symbols need not be at hand: what is used of it is exported.
@@ -68,34 +72,44 @@ pub(super) fn judge(
                 more.get(given.object.as_str()).and_then(Option::as_ref)
             }
         };
-        let why = match image.map(|image| image.entry(&given.name, given.sympos)) {
+        let closed = match image.map(|image| image.entry(&given.name, given.sympos, gate)) {
             Some(Entry::Open | Entry::NoFunction) => continue,
-            Some(Entry::Closed) => {
-                report.refusals.push(given.refusal("its code has no ENDBR instruction").object(of));
+            Some(Entry::Closed) => Some(Closed::NoEndbr),
+            Some(Entry::NoHash) => Some(Closed::NoHash),
+            Some(Entry::Sealed) if given.object == "vmlinux" => Some(Closed::Overwritten("boot")),
+            Some(Entry::Sealed) => Some(Closed::Overwritten("the module's load")),
+            Some(Entry::Unknown) | None => None,
+        };
+        let why = match closed {
+            Some(closed) => {
+                report.refusals.push(given.refusal(closed).object(of));
                 continue;
             }
-            Some(Entry::Sealed) => {
-                let when = if given.object == "vmlinux" { "boot" } else { "the module's load" };
-                report.refusals.push(given.refusal(&format!("{when} overwrites its ENDBR instruction")).object(of));
-                continue;
-            }
-            // objtool sees the table of exports as a reference to each.
-            _ if given.exported => continue,
-            Some(Entry::Unknown) => "the image does not say".to_owned(),
+            // objtool sees the table of exports as a reference to each, and C functions that others may call have a hash.
+            None if given.exported => continue,
+            None if image.is_some() => "the image does not say".to_owned(),
             None => format!("name the image of `{}` (--image, --modules), which says", given.object),
         };
-        report.warnings.push(format!("{of}: {}", given.warning(&why)));
+        report.warnings.push(format!("{of}: {}", given.warning(gate, &why)));
     }
     Ok(())
 }
 
-/// Whether the global function of this name, which the object defines, begins with an ENDBR.
-fn begins_with_endbr(object: &Object, name: &str) -> Option<bool> {
-    let id = object.symbol_ids().find(|id| {
+/// What the kernel asks of functions that are called by their address.
+pub(super) fn gate(config: &Config) -> Gate {
+    // arch/x86/include/asm/cfi.h, CFI_OFFSET. Older kernels have CFI_CLANG.
+    const HASH: u64 = 5;
+    let padding = || config.get("FUNCTION_PADDING_CFI").filter(|_| config.is_y("CALL_PADDING"))?.parse::<u64>().ok();
+    let has_hash = config.is_y("CFI") || config.is_y("CFI_CLANG");
+    Gate { endbr: config.is_y("X86_KERNEL_IBT"), hash: has_hash.then(|| HASH + padding().unwrap_or(0)) }
+}
+
+/// The global function of this name that the object defines.
+fn global_function(object: &Object, name: &str) -> Option<SymbolId> {
+    object.symbol_ids().find(|id| {
         let s = object.symbol(*id);
         s.name == name && s.st_type == stt::FUNC && s.st_bind == stb::GLOBAL && matches!(s.place, Place::Section(_))
-    })?;
-    Some(indirect::begins_with_endbr(object, id))
+    })
 }
 
 /// Whether the table has it as a function that C code may call by its address.

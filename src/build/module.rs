@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::indirect;
 use crate::check;
 use crate::diff::names;
 use crate::elf;
@@ -83,6 +84,9 @@ pub(super) fn make_module(
     report.refusals.extend(readback::check(&bytes, plan, kernel.symvers())?);
     if kernel.config().is_y("UNWINDER_ORC") {
         report.refusals.extend(readback::unwindable(&module));
+    }
+    if let Some(before) = indirect::gate(kernel.config()).hash {
+        report.refusals.extend(readback::hashes(&module, before));
     }
     // kbuild takes the release and the CRCs from the build directory, which may have been built again since.
     report.refusals.extend(check::built_for(kernel, &module).into_iter().map(|refusal| Refusal {

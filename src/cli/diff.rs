@@ -16,7 +16,8 @@ use crate::elf::{self, Object};
 use crate::emit::{patch_object, readback};
 use crate::kernel::symvers::{self, Symvers};
 use crate::output;
-use crate::reloc::{self, World, classify, indirect};
+use crate::reloc::indirect::Gate;
+use crate::reloc::{self, World, classify};
 use crate::report::{Outcome, Report};
 
 /// Two objects, and what is known of the kernel.
@@ -121,7 +122,7 @@ fn compare(opts: &Opts) -> Result<u8> {
             own: None,
             depends: &depends,
             new_globals: &diff.new_global_names(),
-            ibt: indirect::has_endbr(&original),
+            gate: Gate::of_object(&original),
             theirs: &BTreeMap::new(),
         };
         let closure = closure::closure(&diff);

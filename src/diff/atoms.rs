@@ -11,7 +11,7 @@ use super::names;
 use super::special::{self, Rule};
 use crate::elf::id::{HashMap, HashSet};
 use crate::elf::object::{shf, stb, stt};
-use crate::elf::{Object, Reloc, Section, SectionId, SymbolId};
+use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
 use crate::error::Refusal;
 
 /// Index of an atom in [`Side::atoms`].
@@ -183,6 +183,17 @@ impl<'o> Side<'o> {
     /// The atom a symbol names or lies in.
     pub fn of_symbol(&self, id: SymbolId) -> Option<AtomId> {
         self.of_symbol.get(id.index()).copied().flatten()
+    }
+
+    /// The symbol that clang gives to the hash of a function's type, which it puts before the function where its address may be taken
+    /// (`-fsanitize=kcfi`).
+    pub fn hash_symbol(&self, function: AtomId) -> Option<SymbolId> {
+        let Atom { section, start, end, .. } = *self.atom(function);
+        let is_inside = |s: &Symbol| s.place == Place::Section(section) && (start..end).contains(&s.st_value);
+        self.object.symbol_ids().find(|id| {
+            let symbol = self.object.symbol(*id);
+            symbol.name.starts_with("__cfi_") && is_inside(symbol)
+        })
     }
 
     /// Whether a symbol of the atom can be seen from other units.

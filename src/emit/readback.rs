@@ -149,6 +149,30 @@ pub fn unwindable(module: &Object) -> Vec<Refusal> {
     refusals
 }
 
+/// Refuses a function with a hash of its type, so many bytes before it, that `.cfi_sites` does not list where the module has such a
+/// list: its load would not give it the kernel's other hash, and a call by its address would stop the kernel
+/// (arch/x86/kernel/alternative.c, `cfi_rand_preamble`).
+pub fn hashes(module: &Object, before: u64) -> Vec<Refusal> {
+    const MOV_EAX: u8 = 0xb8;
+    let Some(sites) = module.sections.iter().find(|s| s.name == ".cfi_sites") else { return Vec::new() };
+    let place = |r: &elf::Reloc| {
+        let symbol = module.symbol(r.symbol?);
+        let Place::Section(section) = symbol.place else { return None };
+        Some((section, symbol.st_value.wrapping_add_signed(r.r_addend)))
+    };
+    let listed: BTreeSet<(SectionId, u64)> = sites.relocs.iter().filter_map(place).collect();
+    let mut refusals = Vec::new();
+    for symbol in module.symbols.iter().filter(|s| s.st_type == stt::FUNC) {
+        let Place::Section(section) = symbol.place else { continue };
+        let Some(at) = symbol.st_value.checked_sub(before) else { continue };
+        let has_hash = module.section(section).data.get(at as usize) == Some(&MOV_EAX);
+        if has_hash && !listed.contains(&(section, at)) {
+            refusals.push(rule(format!("the hash of `{}` is not in `.cfi_sites`", symbol.name)).symbol(&symbol.name));
+        }
+    }
+    refusals
+}
+
 /// Bytes of a struct orc_entry (arch/x86/include/asm/orc_types.h).
 const ORC_ENTRY: u64 = 6;
 
@@ -164,4 +188,44 @@ fn livepatch_fields<'m>(module: &Object, section: &'m elf::Section) -> impl Iter
         let at = r.r_offset as usize;
         Some((r.r_offset, section.data.get(at..at + size as usize)?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::{Section, Symbol, SymbolId};
+
+    /// A hash that the module's list leaves out is refused; without a list nothing gives out others.
+    #[test]
+    fn hash_without_entry() {
+        let in_text = |name: &str, st_value, st_type| Symbol {
+            name: name.to_owned(),
+            st_value,
+            st_size: 1,
+            st_type,
+            st_bind: stb::LOCAL,
+            st_other: 0,
+            place: Place::Section(SectionId(0)),
+            file: None,
+        };
+        let mut text = vec![0x90; 0x40];
+        text[0] = 0xb8;
+        text[0x18] = 0xb8;
+        let site = elf::Reloc { r_offset: 0, r_type: 2, symbol: Some(SymbolId(0)), r_addend: 0 };
+        let section = |name: &str, data, relocs| Section { name: name.to_owned(), data, relocs, ..Section::default() };
+        let mut module = Object {
+            sections: vec![section(".text", text, vec![]), section(".cfi_sites", vec![0; 4], vec![site])],
+            symbols: vec![
+                in_text("", 0, stt::SECTION),
+                in_text("listed", 0x10, stt::FUNC),
+                in_text("forgotten", 0x28, stt::FUNC),
+                in_text("without", 0x38, stt::FUNC),
+            ],
+            ..Object::default()
+        };
+        let messages: Vec<String> = hashes(&module, 16).into_iter().map(|r| r.message).collect();
+        assert_eq!(messages, ["the hash of `forgotten` is not in `.cfi_sites`"]);
+        module.sections.pop();
+        assert!(hashes(&module, 16).is_empty());
+    }
 }

@@ -134,12 +134,6 @@ impl Config {
             "the kernel is built with link-time optimisation",
             "set CONFIG_LTO_NONE=y: with LTO the code of a unit exists only after the link",
         );
-        // arch/x86/kernel/alternative.c, apply_fineibt: boot gives functions other hashes, and a module's those that .cfi_sites lists.
-        refuse(
-            self.is_y("CFI") || self.is_y("CFI_CLANG"),
-            "the kernel is built with control flow integrity (CONFIG_CFI)",
-            "turn it off: a call of the module's functions by their address would stop the kernel",
-        );
         refusals
     }
 }
@@ -196,18 +190,6 @@ mod tests {
         let text: Vec<&str> = refusals.iter().map(|r| r.message.as_str()).collect();
         assert_eq!(refusals.len(), 3, "{text:?}");
         assert!(refusals.iter().all(|r| r.reason == Reason::KernelLacks && !r.advice.is_empty()));
-    }
-
-    /// A kernel that checks indirect calls by hashes is refused under both names of the option.
-    #[test]
-    fn control_flow_integrity() {
-        for option in ["CFI", "CFI_CLANG"] {
-            let refusals = Config::parse(&format!("{GOOD}CONFIG_{option}=y\n")).unwrap().refusals();
-            let [refusal] = &refusals[..] else { panic!("{option}: {refusals:?}") };
-            assert_eq!(refusal.message, "the kernel is built with control flow integrity (CONFIG_CFI)");
-            assert!(refusal.advice.starts_with("turn it off"));
-        }
-        assert!(Config::parse(GOOD).unwrap().refusals().is_empty());
     }
 
     /// Text that is no .config is an error with line numbers, and so is one without any option.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::indirect::Gate;
 use super::unit_symbols::unit_symbols;
 use crate::diff::atoms::{AtomId, Side};
 use crate::diff::closure::Outside;
@@ -37,8 +38,8 @@ pub struct World<'k> {
     pub depends: &'k BTreeSet<String>,
     /// Symbols that other units of this livepatch newly define.
     pub new_globals: &'k BTreeSet<String>,
-    /// The kernel tracks indirect branches (CONFIG_X86_KERNEL_IBT).
-    pub ibt: bool,
+    /// What it asks of functions that are called by their address.
+    pub gate: Gate,
     /// Symbols of the modules in `depends`, of those whose files are at hand.
     pub theirs: &'k BTreeMap<String, Arc<SymbolTable>>,
 }

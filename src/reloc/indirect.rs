@@ -4,7 +4,9 @@
 //! original's own code says that it cannot be called by its address. On a kernel with indirect branch tracking
 //! (CONFIG_X86_KERNEL_IBT) such a call has to land on an ENDBR. The compiler leaves it out of static functions that are only
 //! called directly, and objtool has it overwritten at boot where nothing in the whole object refers to the function in
-//! another way than by a branch (tools/objtool/check.c, `validate_ibt`): that only the image tells.
+//! another way than by a branch (tools/objtool/check.c, `validate_ibt`): that only the image tells. With control flow integrity
+//! (CONFIG_CFI) the caller compares a hash before the function, which clang leaves out of the same functions, and assembly has
+//! where it is written so (`SYM_TYPED_FUNC_START`).
 
 use std::collections::HashSet as Names;
 
@@ -20,6 +22,8 @@ use crate::error::{Reason, Refusal};
 
 /// `endbr64` (Intel's manual, volume 2).
 pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+const IBT: &str = "CONFIG_X86_KERNEL_IBT";
 
 /// Sections that speak about code without the intent to branch to it: objtool does not count what refers to a function there
 /// (and knows no `.eh_frame`, which the kernel's link drops).
@@ -42,6 +46,26 @@ const NOT_COUNTED: [&str; 16] = [
     "_kprobe_blacklist",
 ];
 
+/// What a kernel asks of a function that is called by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gate {
+    /// An ENDBR at its beginning (CONFIG_X86_KERNEL_IBT).
+    pub endbr: bool,
+    /// A hash of its type, so many bytes before it (CONFIG_CFI).
+    pub hash: Option<u64>,
+}
+
+/// Why a function cannot be called by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It was compiled without an ENDBR.
+    NoEndbr,
+    /// This overwrites its ENDBR.
+    Overwritten(&'static str),
+    /// No hash stands before it.
+    NoHash,
+}
+
 /// A function whose address the livepatch gives away, and nothing in its unit did before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Indirect {
@@ -62,14 +86,19 @@ pub struct Indirect {
 }
 
 impl Indirect {
-    /// The refusal; `why` is about the kernel's own function.
-    pub fn refusal(&self, why: &str) -> Refusal {
+    /// The refusal; `closed` is about the kernel's own function.
+    pub fn refusal(&self, closed: Closed) -> Refusal {
         let (user, name) = (&self.user, &self.name);
+        let (reason, why, option) = match closed {
+            Closed::NoEndbr => (Reason::NoEndbr, "its code has no ENDBR instruction".to_owned(), IBT),
+            Closed::Overwritten(by) => (Reason::NoEndbr, format!("{by} overwrites its ENDBR instruction"), IBT),
+            Closed::NoHash => (Reason::NoHash, "no hash of its type stands before it".to_owned(), "CONFIG_CFI"),
+        };
         Refusal::new(
-            Reason::NoEndbr,
+            reason,
             format!(
                 "`{user}` gives away the address of `{name}`, which the kernel only calls directly: {why}, and a call by its \
-                 address would be stopped as an attack (CONFIG_X86_KERNEL_IBT)"
+                 address would be stopped as an attack ({option})"
             ),
             format!(
                 "give away the address of a new static function that calls `{name}`; what keeps that has to be done with it \
@@ -81,18 +110,40 @@ impl Indirect {
     }
 
     /// What to say where it cannot be told.
-    pub fn warning(&self, why: &str) -> String {
+    pub fn warning(&self, gate: Gate, why: &str) -> String {
+        let option = if gate.endbr { IBT } else { "CONFIG_CFI" };
         format!(
-            "`{}` gives away the address of `{}`, and whether this kernel (CONFIG_X86_KERNEL_IBT) lets it be called by that is \
+            "`{}` gives away the address of `{}`, and whether this kernel ({option}) lets it be called by that is \
              not known: {why}",
             self.user, self.name
         )
     }
 }
 
+impl Gate {
+    /// What the kernel asks for which an object was compiled.
+    pub fn of_object(object: &Object) -> Gate {
+        let functions = || object.symbols.iter().filter(|s| s.st_type == stt::FUNC);
+        let hash = functions().find_map(|hash| {
+            let function = hash.name.strip_prefix("__cfi_")?;
+            let function = functions().find(|s| s.name == function && s.place == hash.place)?;
+            function.st_value.checked_sub(hash.st_value)
+        });
+        Gate { endbr: object.symbol_ids().any(|id| begins_with_endbr(object, id)), hash }
+    }
+
+    /// Why this function of a unit cannot be called by its address, as far as the object tells.
+    pub fn closes(self, side: &Side<'_>, id: SymbolId) -> Option<Closed> {
+        if self.hash.is_some() && side.of_symbol(id).is_none_or(|atom| side.hash_symbol(atom).is_none()) {
+            return Some(Closed::NoHash);
+        }
+        (self.endbr && !begins_with_endbr(side.object, id)).then_some(Closed::NoEndbr)
+    }
+}
+
 /// Notes what is given away, or refuses it.
 pub(super) fn find(diff: &Diff<'_>, closure: &Closure, world: &World<'_>, out: &mut Resolved) {
-    if !world.ibt {
+    if world.gate == Gate::default() {
         return;
     }
     let (side, original) = (&diff.patched, diff.original.object);
@@ -137,26 +188,23 @@ pub(super) fn find(diff: &Diff<'_>, closure: &Closure, world: &World<'_>, out: &
         found.push(indirect);
     }
     for indirect in found {
-        match indirect.original {
-            Some(id) if !begins_with_endbr(original, id) => {
-                out.refusals.push(indirect.refusal("its code has no ENDBR instruction"));
-            }
-            _ => out.indirect.push(indirect),
+        match indirect.original.and_then(|id| world.gate.closes(&diff.original, id)) {
+            Some(closed) => out.refusals.push(indirect.refusal(closed)),
+            None => out.indirect.push(indirect),
         }
     }
 }
 
-/// Whether some function of the object begins with an ENDBR: it was compiled for a kernel that tracks indirect branches.
-pub fn has_endbr(object: &Object) -> bool {
-    object.symbol_ids().any(|id| object.symbol(id).st_type == stt::FUNC && begins_with_endbr(object, id))
-}
-
 /// Whether a function's code begins with an ENDBR. The symbol stands behind padding and prefix.
-pub fn begins_with_endbr(object: &Object, id: SymbolId) -> bool {
+fn begins_with_endbr(object: &Object, id: SymbolId) -> bool {
     let symbol = object.symbol(id);
     let Place::Section(section) = symbol.place else { return false };
     let data = &object.section(section).data;
-    usize::try_from(symbol.st_value).ok().and_then(|at| data.get(at..)).is_some_and(|code| code.starts_with(&ENDBR))
+    symbol.st_type == stt::FUNC
+        && usize::try_from(symbol.st_value)
+            .ok()
+            .and_then(|at| data.get(at..))
+            .is_some_and(|code| code.starts_with(&ENDBR))
 }
 
 /// The global functions that a unit refers to in another way than by a branch: what they are is an ENDBR that stays.

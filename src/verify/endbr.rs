@@ -1,15 +1,19 @@
 //! Can a function be called by its address, as the kernel's image or a module's file has it?
 //!
-//! In: what is loaded and a symbol of it. Out: an [`Entry`]. A function that may be called so on a kernel that tracks indirect
+//! In: what is loaded, a symbol of it, and what the kernel asks of such functions. Out: an [`Entry`]. A function that may be called so on a kernel that tracks indirect
 //! branches begins with an ENDBR which is not in the list of those that boot, or the module's load, overwrites
-//! (arch/x86/kernel/alternative.c, `apply_seal_endbr`). That list is freed afterwards, but then memory has the result.
+//! (arch/x86/kernel/alternative.c, `apply_seal_endbr`). That list is freed afterwards, but then memory has the result. On one that
+//! compares hashes, clang's `mov $hash, %eax` stands before it, or what FineIBT made of that.
 
 use super::Loaded;
 use crate::kernel::symtab::Kind;
-use crate::reloc::indirect::ENDBR;
+use crate::reloc::indirect::{ENDBR, Gate};
 
 /// Bytes of the prefix that FineIBT puts the ENDBR to (arch/x86/kernel/alternative.c, `fineibt_prefix_size`).
 const FINEIBT_PREFIX: u64 = 16;
+
+/// `mov imm32, %eax` (Intel's manual, volume 2).
+const MOV_EAX: u8 = 0xb8;
 
 /// How a function begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub enum Entry {
     Sealed,
     /// Without one.
     Closed,
+    /// No hash of its type stands before it.
+    NoHash,
     /// It is no function.
     NoFunction,
     /// It is not where the symbols say, or it cannot be told which of several it is.
@@ -28,7 +34,7 @@ pub enum Entry {
 
 impl Loaded {
     /// How the function of this name and position begins.
-    pub fn entry(&self, name: &str, sympos: u32) -> Entry {
+    pub fn entry(&self, name: &str, sympos: u32, gate: Gate) -> Entry {
         let named: Vec<_> = self.table.named(name).iter().map(|i| &self.table.symbols[*i as usize]).collect();
         // A module's positions do not count what was only there while it loaded; then all have to begin alike.
         let one = match named.as_slice() {
@@ -36,7 +42,7 @@ impl Loaded {
             several => sympos.checked_sub(1).and_then(|at| several.get(at as usize)).filter(|_| !self.is_module),
         };
         let entry = |kind: Kind, address: u64| match kind {
-            Kind::Func => self.entry_at(address),
+            Kind::Func => self.entry_at(address, gate),
             Kind::Object | Kind::Other => Entry::NoFunction,
         };
         if let Some(symbol) = one {
@@ -53,15 +59,22 @@ impl Loaded {
         self.table.symbols.iter().any(|s| s.address == address && s.kind == Kind::Func && !helper(&s.name))
     }
 
-    fn entry_at(&self, address: u64) -> Entry {
+    fn entry_at(&self, address: u64, gate: Gate) -> Entry {
         let held = self.from(address);
         if held.len() < ENDBR.len() {
             return Entry::Unknown;
         }
         let prefix = address.wrapping_sub(FINEIBT_PREFIX);
         let begins = |address: u64| self.from(address).starts_with(&ENDBR);
+        if self.running.is_some() && begins(prefix) && !self.is_function(prefix) {
+            return Entry::Open;
+        }
+        let hash = |before| self.from(address.wrapping_sub(before)).first();
+        if gate.hash.is_some_and(|before| hash(before) != Some(&MOV_EAX)) {
+            return Entry::NoHash;
+        }
         match &self.sealed {
-            _ if self.running.is_some() && begins(prefix) && !self.is_function(prefix) => Entry::Open,
+            _ if !gate.endbr => Entry::Open,
             _ if !begins(address) => Entry::Closed,
             Some(sealed) if sealed.contains(&address) => Entry::Sealed,
             Some(_) => Entry::Open,

@@ -10,6 +10,7 @@ use crate::elf::object::{shf, sht, stb, stt};
 use crate::elf::{Object, Place, Reloc, Section, SectionId, Symbol, SymbolId};
 use crate::kernel::image::Image;
 use crate::kernel::symtab::{Binding, KernelSymbol, Kind as SymbolKind, SymbolTable};
+use crate::reloc::indirect::Gate;
 
 const TEXT: u64 = 0xffff_ffff_8100_0000;
 const DATA: u64 = 0xffff_ffff_8200_0000;
@@ -524,6 +525,7 @@ fn moved_kernel() {
 #[test]
 fn what_can_be_called_by_its_address() {
     const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    let ibt = Gate { endbr: true, hash: None };
     let mut code = vec![0x90; 0x60];
     for at in [0x10, 0x30, 0x40] {
         code[at..at + 4].copy_from_slice(&ENDBR);
@@ -551,11 +553,41 @@ fn what_can_be_called_by_its_address() {
         ("datum", 0, Entry::NoFunction),
         ("nothing", 0, Entry::Unknown),
     ] {
-        assert_eq!(image.entry(name, sympos), expected, "{name},{sympos}");
+        assert_eq!(image.entry(name, sympos, ibt), expected, "{name},{sympos}");
     }
-    assert_eq!(Loaded::new(memory(), without.clone()).entry("open", 0), Entry::Unknown);
-    assert_eq!(Loaded::new(memory(), without.clone()).entry("closed", 0), Entry::Closed);
+    assert_eq!(Loaded::new(memory(), without.clone()).entry("open", 0, ibt), Entry::Unknown);
+    assert_eq!(Loaded::new(memory(), without.clone()).entry("closed", 0, ibt), Entry::Closed);
     let running = Loaded::new(memory(), with).as_running(Livepatches::default());
-    assert_eq!(running.entry("fine", 0), Entry::Open);
-    assert_eq!(running.entry("closed", 0), Entry::Closed);
+    assert_eq!(running.entry("fine", 0, ibt), Entry::Open);
+    assert_eq!(running.entry("closed", 0, ibt), Entry::Closed);
+}
+
+/// Where hashes are compared, one has to stand where the configuration says; with FineIBT's prefix in its place a running kernel has
+/// used it up.
+#[test]
+fn what_has_a_hash() {
+    let mut code = vec![0x90; 0x80];
+    code[0x10] = 0xb8;
+    code[0x3b] = 0xb8;
+    code[0x50..0x54].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
+    let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60)];
+    let table: Vec<KernelSymbol> = functions.iter().map(|(name, at)| func(name, TEXT + at)).collect();
+    let table = Arc::new(SymbolTable::new(table, Vec::new()));
+    let memory = || Box::new(Bytes(vec![(TEXT, code.clone())]));
+    let image = Loaded::new(memory(), table.clone());
+    let running = Loaded::new(memory(), table).as_running(Livepatches::default());
+    for (name, before, stored, in_memory) in [
+        ("hashed", 16, Entry::Open, Entry::Open),
+        ("hashed", 5, Entry::NoHash, Entry::NoHash),
+        ("closer", 5, Entry::Open, Entry::Open),
+        ("closer", 16, Entry::NoHash, Entry::NoHash),
+        ("fine", 16, Entry::NoHash, Entry::Open),
+    ] {
+        let gate = Gate { endbr: false, hash: Some(before) };
+        assert_eq!(image.entry(name, 0, gate), stored, "{name}, {before} bytes before");
+        assert_eq!(running.entry(name, 0, gate), in_memory, "{name}, {before} bytes before");
+    }
+    // Both are asked.
+    let both = Gate { endbr: true, hash: Some(16) };
+    assert_eq!(image.entry("hashed", 0, both), Entry::Closed);
 }

@@ -103,6 +103,8 @@ impl Fixture {
         let (program, flags) = match self.lines("cc").first().map_or("gcc", String::as_str) {
             "gcc" => ("gcc", X86_64),
             "clang" => ("clang", X86_64),
+            // Debian 12's own knows no kCFI.
+            "clang-19" => ("clang-19", X86_64),
             "aarch64" => ("aarch64-linux-gnu-gcc", AARCH64),
             other => return Err(format!("unknown compiler `{other}`")),
         };
@@ -112,7 +114,7 @@ impl Fixture {
         let without = self.words("without");
         // clang has these under other names, or not at all.
         let foreign = |flag: &str| {
-            program == "clang"
+            program.starts_with("clang")
                 && matches!(flag, "-mskip-rax-setup" | "-mpreferred-stack-boundary=3" | "-mrecord-mcount")
         };
         let mut flags: Vec<&str> =

@@ -140,7 +140,9 @@ pub fn for_kernel(name: &str) -> Result<Vec<Item>> {
     };
     let mut items: Vec<Item> = read()?.into_iter().filter(takes).collect();
     for entry in items.iter_mut().map(|item| &mut item.entry) {
-        if let Some(changed) = entry.changed_on.remove(name) {
+        // What is said of one kernel holds for those that are named after it.
+        let family = name.split_once('-').map_or(name, |(family, _)| family);
+        if let Some(changed) = [name, family].into_iter().find_map(|name| entry.changed_on.remove(name)) {
             entry.changed = changed;
         }
     }

@@ -26,7 +26,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
     apt::install(&["bzip2", "gzip", "lz4", "lzop", "zstd"])?;
     if long {
         // For the fixtures that are about other compilers.
-        apt::install(&["clang", "gcc-aarch64-linux-gnu"])?;
+        apt::install(&["clang", "clang-19", "gcc-aarch64-linux-gnu"])?;
     }
     if let Some(on) = on {
         apt::install(vm::PACKAGES)?;

@@ -265,6 +265,18 @@ impl Builder<'_, '_> {
                 self.atom_symbols.insert(id, new);
             }
         }
+        if is_function {
+            self.hash_symbol(id, out, at);
+        }
+    }
+
+    /// Names the hash of a function's type that stands before it, if there is one. objtool lists what has such a name in `.cfi_sites`
+    /// (tools/objtool/check.c, `create_cfi_sections`), and by that list boot and a module's load give functions other hashes.
+    fn hash_symbol(&mut self, id: AtomId, out: SectionId, at: u64) {
+        let side = &self.diff.patched;
+        let Some(hash) = side.hash_symbol(id).map(|s| side.object.symbol(s).clone()) else { return };
+        let st_value = hash.st_value - side.atom(id).start + at;
+        self.push_symbol(Symbol { st_value, place: Place::Section(out), file: None, ..hash });
     }
 
     fn text_section(&mut self, id: AtomId, like: &Section) -> SectionId {
