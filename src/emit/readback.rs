@@ -14,6 +14,7 @@ use crate::elf::object::{stb, stt};
 use crate::elf::{self, Object, Place, SectionId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::symvers::Symvers;
+use crate::reloc::indirect::MOV_HASH;
 
 /// Values of one key of a module's `.modinfo`.
 pub fn modinfo<'m>(module: &'m Object, key: &'m str) -> impl Iterator<Item = String> + 'm {
@@ -153,7 +154,6 @@ pub fn unwindable(module: &Object) -> Vec<Refusal> {
 /// list: its load would not give it the kernel's other hash, and a call by its address would stop the kernel
 /// (arch/x86/kernel/alternative.c, `cfi_rand_preamble`).
 pub fn hashes(module: &Object, before: u64) -> Vec<Refusal> {
-    const MOV_EAX: u8 = 0xb8;
     let Some(sites) = module.sections.iter().find(|s| s.name == ".cfi_sites") else { return Vec::new() };
     let place = |r: &elf::Reloc| {
         let symbol = module.symbol(r.symbol?);
@@ -165,7 +165,7 @@ pub fn hashes(module: &Object, before: u64) -> Vec<Refusal> {
     for symbol in module.symbols.iter().filter(|s| s.st_type == stt::FUNC) {
         let Place::Section(section) = symbol.place else { continue };
         let Some(at) = symbol.st_value.checked_sub(before) else { continue };
-        let has_hash = module.section(section).data.get(at as usize) == Some(&MOV_EAX);
+        let has_hash = module.section(section).data.get(at as usize).is_some_and(|b| MOV_HASH.contains(b));
         if has_hash && !listed.contains(&(section, at)) {
             refusals.push(rule(format!("the hash of `{}` is not in `.cfi_sites`", symbol.name)).symbol(&symbol.name));
         }
@@ -210,7 +210,7 @@ mod tests {
         };
         let mut text = vec![0x90; 0x40];
         text[0] = 0xb8;
-        text[0x18] = 0xb8;
+        text[0x18] = 0xba;
         let site = elf::Reloc { r_offset: 0, r_type: 2, symbol: Some(SymbolId(0)), r_addend: 0 };
         let section = |name: &str, data, relocs| Section { name: name.to_owned(), data, relocs, ..Section::default() };
         let mut module = Object {

@@ -23,6 +23,10 @@ use crate::error::{Reason, Refusal};
 /// `endbr64` (Intel's manual, volume 2).
 pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
+/// First bytes of `mov imm32, %reg` (Intel's manual, volume 2): clang's form of a hash before a function. The register says how many arguments
+/// it takes where `-fsanitize-kcfi-arity` is given (arch/x86/kernel/alternative.c, `decode_preamble_hash`).
+pub const MOV_HASH: std::ops::RangeInclusive<u8> = 0xb8..=0xbf;
+
 const IBT: &str = "CONFIG_X86_KERNEL_IBT";
 
 /// Sections that speak about code without the intent to branch to it: objtool does not count what refers to a function there
@@ -77,7 +81,7 @@ pub struct Indirect {
     pub sympos: u32,
     /// Any module may take the address of an export, so that it is not sealed.
     pub exported: bool,
-    /// Its symbol, where the unit defines it: then its code has an ENDBR.
+    /// Its symbol, where the unit defines it: then nothing in the object is against it.
     pub original: Option<SymbolId>,
     /// The function or datum that refers to it, and where.
     pub user: String,

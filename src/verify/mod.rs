@@ -6,9 +6,9 @@
 //! ([`walk`] normalises exactly those, by the tables that describe them), and the unit was compiled with other
 //! sections, so that branches may have another length. What is left over is a difference, never ignored.
 
+mod callable;
 mod calls;
 pub mod data;
-mod endbr;
 mod entries;
 pub mod evidence;
 mod live;
@@ -32,7 +32,7 @@ use crate::kernel::image::Image;
 use crate::kernel::kcore::Kcore;
 use crate::kernel::{Kernel, codec};
 use crate::reloc::unit_symbols::unit_symbols;
-pub use endbr::Entry;
+pub use callable::Entry;
 pub use evidence::Evidence;
 pub use loaded::{Livepatches, Loaded, Memory};
 

@@ -568,7 +568,7 @@ fn what_can_be_called_by_its_address() {
 fn what_has_a_hash() {
     let mut code = vec![0x90; 0x80];
     code[0x10] = 0xb8;
-    code[0x3b] = 0xb8;
+    code[0x3b] = 0xbf;
     code[0x50..0x54].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
     let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60)];
     let table: Vec<KernelSymbol> = functions.iter().map(|(name, at)| func(name, TEXT + at)).collect();

@@ -3,17 +3,14 @@
 //! In: what is loaded, a symbol of it, and what the kernel asks of such functions. Out: an [`Entry`]. A function that may be called so on a kernel that tracks indirect
 //! branches begins with an ENDBR which is not in the list of those that boot, or the module's load, overwrites
 //! (arch/x86/kernel/alternative.c, `apply_seal_endbr`). That list is freed afterwards, but then memory has the result. On one that
-//! compares hashes, clang's `mov $hash, %eax` stands before it, or what FineIBT made of that.
+//! compares hashes, clang's `mov $hash, %reg` stands before it, or what FineIBT made of that.
 
 use super::Loaded;
 use crate::kernel::symtab::Kind;
-use crate::reloc::indirect::{ENDBR, Gate};
+use crate::reloc::indirect::{ENDBR, Gate, MOV_HASH};
 
 /// Bytes of the prefix that FineIBT puts the ENDBR to (arch/x86/kernel/alternative.c, `fineibt_prefix_size`).
 const FINEIBT_PREFIX: u64 = 16;
-
-/// `mov imm32, %eax` (Intel's manual, volume 2).
-const MOV_EAX: u8 = 0xb8;
 
 /// How a function begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +66,8 @@ impl Loaded {
         if self.running.is_some() && begins(prefix) && !self.is_function(prefix) {
             return Entry::Open;
         }
-        let hash = |before| self.from(address.wrapping_sub(before)).first();
-        if gate.hash.is_some_and(|before| hash(before) != Some(&MOV_EAX)) {
+        let has_hash = |before| self.from(address.wrapping_sub(before)).first().is_some_and(|b| MOV_HASH.contains(b));
+        if gate.hash.is_some_and(|before| !has_hash(before)) {
             return Entry::NoHash;
         }
         match &self.sealed {
