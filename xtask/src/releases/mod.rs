@@ -129,8 +129,11 @@ pub fn run(args: Args<'_>) -> Result<()> {
         eprintln!("{} patches apply to {}", cases.len(), kernel.release);
     }
     cases.truncate(options.count);
-    let wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| case.name().contains(only.as_str()));
+    let named =
+        |case: &Case, text: &str| [case.name(), case.file.display().to_string()].iter().any(|n| n.contains(text));
+    let wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| named(case, only));
     let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
+    ensure!(!cases.is_empty(), "no patch among these has `{}` in its name", options.only.as_deref().unwrap_or(""));
     if options.list {
         for case in &cases {
             let with: Vec<String> =
