@@ -23,6 +23,7 @@ use crate::kernel::Kernel;
 use crate::kernel::codec;
 use crate::kernel::symtab::SymbolTable;
 use crate::kernel::unit::Unit;
+use crate::reloc::indirect::Gate;
 use crate::reloc::{self, World};
 use crate::report::Report;
 use crate::request::Request;
@@ -204,7 +205,7 @@ pub(super) fn resolve(
             own: Some(&own),
             depends: &depends,
             new_globals: &linked,
-            gate: indirect::gate(kernel.config()),
+            gate: Gate::of_kernel(kernel.config()),
             theirs: &theirs,
         };
         let closure = diff::closure::closure(diff);

@@ -12,7 +12,6 @@ use crate::diff::Diff;
 use crate::elf::object::{stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::kernel::Kernel;
-use crate::kernel::config::Config;
 use crate::kernel::symtab::{Kind, SymbolTable};
 use crate::kernel::unit::Unit;
 use crate::reloc::indirect::{self, Closed, Gate, Indirect};
@@ -30,7 +29,7 @@ pub(super) fn judge(
     all: &[(usize, Indirect)],
     report: &mut Report,
 ) -> Result<()> {
-    let gate = gate(kernel.config());
+    let gate = Gate::of_kernel(kernel.config());
     let mut taken: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
     let mut more: BTreeMap<&str, Option<Loaded>> = BTreeMap::new();
     for (unit, given) in all {
@@ -93,15 +92,6 @@ pub(super) fn judge(
         report.warnings.push(format!("{of}: {}", given.warning(gate, &why)));
     }
     Ok(())
-}
-
-/// What the kernel asks of functions that are called by their address.
-pub(super) fn gate(config: &Config) -> Gate {
-    // arch/x86/include/asm/cfi.h, CFI_OFFSET. Older kernels have CFI_CLANG.
-    const HASH: u64 = 5;
-    let padding = || config.get("FUNCTION_PADDING_CFI").filter(|_| config.is_y("CALL_PADDING"))?.parse::<u64>().ok();
-    let has_hash = config.is_y("CFI") || config.is_y("CFI_CLANG");
-    Gate { endbr: config.is_y("X86_KERNEL_IBT"), hash: has_hash.then(|| HASH + padding().unwrap_or(0)) }
 }
 
 /// The global function of this name that the object defines.

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::indirect;
 use crate::check;
 use crate::diff::names;
 use crate::elf;
@@ -17,6 +16,7 @@ use crate::kernel::Kernel;
 use crate::kernel::abi::Replace;
 use crate::kernel::unit::Unit;
 use crate::output;
+use crate::reloc::indirect::Gate;
 use crate::report::Report;
 use crate::request::Request;
 
@@ -85,7 +85,7 @@ pub(super) fn make_module(
     if kernel.config().is_y("UNWINDER_ORC") {
         report.refusals.extend(readback::unwindable(&module));
     }
-    if let Some(before) = indirect::gate(kernel.config()).hash {
+    if let Some(before) = Gate::of_kernel(kernel.config()).hash {
         report.refusals.extend(readback::hashes(&module, before));
     }
     // kbuild takes the release and the CRCs from the build directory, which may have been built again since.

@@ -18,6 +18,7 @@ use crate::inspect::Inspection;
 use crate::kernel::Kernel;
 use crate::kernel::abi::Replace;
 use crate::kernel::symtab::{Kind, SymbolTable};
+use crate::reloc::indirect::Gate;
 use crate::verify::{self, Loaded};
 
 pub(super) const REBUILD: &str = "build the livepatch for this kernel";
@@ -54,6 +55,10 @@ pub fn module(kernel: &Kernel, candidate: &Candidate, notes: &mut Vec<String>) -
     if config.is_y("UNWINDER_ORC") {
         let missing = readback::unwindable(module).into_iter();
         refusals.extend(missing.map(|rule| Refusal { advice: UNWIND.to_owned(), ..rule }));
+    }
+    if let Some(before) = Gate::of_kernel(config).hash {
+        let unlisted = readback::hashes(module, before).into_iter();
+        refusals.extend(unlisted.map(|rule| Refusal { advice: REBUILD.to_owned(), ..rule }));
     }
     let mut unseen = BTreeSet::new();
     for ((object, symbol), positions) in &wanted(module, found) {

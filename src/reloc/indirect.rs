@@ -19,6 +19,7 @@ use crate::elf::id::HashSet;
 use crate::elf::object::{shf, stb, stt};
 use crate::elf::{Object, Place, SymbolId};
 use crate::error::{Reason, Refusal};
+use crate::kernel::config::Config;
 
 /// `endbr64` (Intel's manual, volume 2).
 pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
@@ -125,6 +126,16 @@ impl Indirect {
 }
 
 impl Gate {
+    /// What a kernel of this configuration asks.
+    pub fn of_kernel(config: &Config) -> Gate {
+        // arch/x86/include/asm/cfi.h, CFI_OFFSET. Older kernels have CFI_CLANG.
+        const HASH: u64 = 5;
+        let padding =
+            || config.get("FUNCTION_PADDING_CFI").filter(|_| config.is_y("CALL_PADDING"))?.parse::<u64>().ok();
+        let has_hash = config.is_y("CFI") || config.is_y("CFI_CLANG");
+        Gate { endbr: config.is_y("X86_KERNEL_IBT"), hash: has_hash.then(|| HASH + padding().unwrap_or(0)) }
+    }
+
     /// What the kernel asks for which an object was compiled.
     pub fn of_object(object: &Object) -> Gate {
         let functions = || object.symbols.iter().filter(|s| s.st_type == stt::FUNC);

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod classify;
 pub mod indirect;
+mod retyped;
 pub(crate) mod unit_symbols;
 
 pub use account::Account;
@@ -73,6 +74,7 @@ pub fn resolve(diff: &Diff<'_>, closure: &Closure, world: &World<'_>) -> Resolve
         freed(diff, world, r, &mut out);
     }
     indirect::find(diff, closure, world, &mut out);
+    retyped::find(diff, world, &mut out);
     out.account = account::account(closure, &out);
     out
 }

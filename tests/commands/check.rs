@@ -142,6 +142,27 @@ refused: state 7 owns a shadow variable, which this kernel's `struct klp_state` 
     );
 }
 
+/// A hash that a kernel with kCFI would not exchange at load: a call of that function by its address would stop the kernel.
+#[test]
+fn a_hash_that_load_leaves_as_it_is() {
+    let bench = Bench::new(Has::Boolean);
+    let hashed = "asm(\".byte 0xb8,1,2,3,4\\n.type hashed,@function\\nhashed: ret\\n\"\n\
+                  \".pushsection .cfi_sites,\\\"a\\\"\\n.long LISTED - .\\n.popsection\");\n";
+    let module = |listed: &str| {
+        let code = hashed.replace("LISTED", listed);
+        bench.module(&Module { functions: &[("meminfo_proc_show", 0)], code: &code, ..Module::default() });
+    };
+    module("hashed");
+    bench.check(&["fix.ko"], 0, "fix.ko: would load on 7.3.4\n".into(), str![""].into());
+    let config = fs::read_to_string(bench.kernel.path().join(".config")).expect("readable") + "CONFIG_CFI=y\n";
+    bench.kernel.write(".config", &config);
+    bench.kernel.write("include/config/auto.conf", &config);
+    let says = "refused: the hash of `hashed` is not in `.cfi_sites` [format-rule]\n  advice: build the livepatch for this kernel\n";
+    bench.check(&["fix.ko"], 1, "fix.ko: would be refused by 7.3.4\n".into(), says.into());
+    module("hashed - 5");
+    bench.check(&["fix.ko"], 0, "fix.ko: would load on 7.3.4\n".into(), str![""].into());
+}
+
 /// A cumulative livepatch that drops a fix would load: a warning, and exit status 0.
 #[test]
 fn a_dropped_fix_is_a_warning() {
