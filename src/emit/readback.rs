@@ -14,7 +14,7 @@ use crate::elf::object::{stb, stt};
 use crate::elf::{self, Object, Place, SectionId};
 use crate::error::{Reason, Refusal};
 use crate::kernel::symvers::Symvers;
-use crate::reloc::indirect::MOV_HASH;
+use crate::reloc::indirect::has_hash;
 
 /// Values of one key of a module's `.modinfo`.
 pub fn modinfo<'m>(module: &'m Object, key: &'m str) -> impl Iterator<Item = String> + 'm {
@@ -165,8 +165,8 @@ pub fn hashes(module: &Object, before: u64) -> Vec<Refusal> {
     for symbol in module.symbols.iter().filter(|s| s.st_type == stt::FUNC) {
         let Place::Section(section) = symbol.place else { continue };
         let Some(at) = symbol.st_value.checked_sub(before) else { continue };
-        let has_hash = module.section(section).data.get(at as usize).is_some_and(|b| MOV_HASH.contains(b));
-        if has_hash && !listed.contains(&(section, at)) {
+        let preceding = module.section(section).data.get(..symbol.st_value as usize);
+        if preceding.is_some_and(|bytes| has_hash(bytes, before)) && !listed.contains(&(section, at)) {
             refusals.push(rule(format!("the hash of `{}` is not in `.cfi_sites`", symbol.name)).symbol(&symbol.name));
         }
     }
@@ -208,9 +208,10 @@ mod tests {
             place: Place::Section(SectionId(0)),
             file: None,
         };
-        let mut text = vec![0x90; 0x40];
-        text[0] = 0xb8;
-        text[0x18] = 0xba;
+        let mut text = vec![0x90; 0x50];
+        text[..5].copy_from_slice(&[0xb8, 1, 2, 3, 4]);
+        text[0x18..0x1d].copy_from_slice(&[0xba, 1, 2, 3, 4]);
+        text[0x38..0x40].copy_from_slice(&[0xb8, 1, 0, 0, 0, 0x5d, 0xc3, 0x90]);
         let site = elf::Reloc { r_offset: 0, r_type: 2, symbol: Some(SymbolId(0)), r_addend: 0 };
         let section = |name: &str, data, relocs| Section { name: name.to_owned(), data, relocs, ..Section::default() };
         let mut module = Object {
@@ -220,6 +221,7 @@ mod tests {
                 in_text("listed", 0x10, stt::FUNC),
                 in_text("forgotten", 0x28, stt::FUNC),
                 in_text("without", 0x38, stt::FUNC),
+                in_text("behind code that looks alike", 0x48, stt::FUNC),
             ],
             ..Object::default()
         };

@@ -28,6 +28,21 @@ pub const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// it takes where `-fsanitize-kcfi-arity` is given (arch/x86/kernel/alternative.c, `decode_preamble_hash`).
 pub const MOV_HASH: std::ops::RangeInclusive<u8> = 0xb8..=0xbf;
 
+/// Bytes of that instruction.
+const HASH: u64 = 5;
+
+/// Whether a hash begins so many bytes before a function, given what precedes that: a function that has none has another's code there,
+/// in which such a byte may be anything. All between a hash and its function is NOPs; without such padding NOPs align the hash, three
+/// of them at least (arch/x86/include/asm/cfi.h, linkage.h).
+pub fn has_hash(preceding: &[u8], before: u64) -> bool {
+    let nops = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0x90);
+    let Some((start, hash)) = preceding.len().checked_sub(before as usize).map(|at| preceding.split_at(at)) else {
+        return false;
+    };
+    let aligned = before > HASH || start.last_chunk::<3>().is_some_and(|bytes| nops(bytes));
+    hash.first().is_some_and(|byte| MOV_HASH.contains(byte)) && hash.get(HASH as usize..).is_some_and(nops) && aligned
+}
+
 const IBT: &str = "CONFIG_X86_KERNEL_IBT";
 
 /// Sections that speak about code without the intent to branch to it: objtool does not count what refers to a function there
@@ -129,7 +144,6 @@ impl Gate {
     /// What a kernel of this configuration asks.
     pub fn of_kernel(config: &Config) -> Gate {
         // arch/x86/include/asm/cfi.h, CFI_OFFSET. Older kernels have CFI_CLANG.
-        const HASH: u64 = 5;
         let padding =
             || config.get("FUNCTION_PADDING_CFI").filter(|_| config.is_y("CALL_PADDING"))?.parse::<u64>().ok();
         let has_hash = config.is_y("CFI") || config.is_y("CFI_CLANG");

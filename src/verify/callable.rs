@@ -7,10 +7,10 @@
 
 use super::Loaded;
 use crate::kernel::symtab::Kind;
-use crate::reloc::indirect::{ENDBR, Gate, MOV_HASH};
+use crate::reloc::indirect::{ENDBR, Gate, MOV_HASH, has_hash};
 
-/// Bytes of the prefix that FineIBT puts the ENDBR to (arch/x86/kernel/alternative.c, `fineibt_prefix_size`).
-const FINEIBT_PREFIX: u64 = 16;
+/// Bytes before a function that its hash is in, and that FineIBT puts the ENDBR to (arch/x86/kernel/alternative.c, `fineibt_prefix_size`).
+const PREFIX: u64 = 16;
 
 /// How a function begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,18 +56,25 @@ impl Loaded {
         self.table.symbols.iter().any(|s| s.address == address && s.kind == Kind::Func && !helper(&s.name))
     }
 
+    /// Whether a hash stands so many bytes before this address.
+    fn is_hashed(&self, address: u64, before: u64) -> bool {
+        let preceding = |size: u64| self.from(address.wrapping_sub(size)).get(..size as usize).unwrap_or_default();
+        // Boot may have put other code to where NOPs were (arch/x86/kernel/callthunks.c).
+        let is_mov = || preceding(before).first().is_some_and(|byte| MOV_HASH.contains(byte));
+        if self.running.is_some() { is_mov() } else { has_hash(preceding(before.max(PREFIX)), before) }
+    }
+
     fn entry_at(&self, address: u64, gate: Gate) -> Entry {
         let held = self.from(address);
         if held.len() < ENDBR.len() {
             return Entry::Unknown;
         }
-        let prefix = address.wrapping_sub(FINEIBT_PREFIX);
+        let prefix = address.wrapping_sub(PREFIX);
         let begins = |address: u64| self.from(address).starts_with(&ENDBR);
         if self.running.is_some() && begins(prefix) && !self.is_function(prefix) {
             return Entry::Open;
         }
-        let has_hash = |before| self.from(address.wrapping_sub(before)).first().is_some_and(|b| MOV_HASH.contains(b));
-        if gate.hash.is_some_and(|before| !has_hash(before)) {
+        if gate.hash.is_some_and(|before| !self.is_hashed(address, before)) {
             return Entry::NoHash;
         }
         match &self.sealed {

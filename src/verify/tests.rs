@@ -566,11 +566,13 @@ fn what_can_be_called_by_its_address() {
 /// used it up.
 #[test]
 fn what_has_a_hash() {
-    let mut code = vec![0x90; 0x80];
-    code[0x10] = 0xb8;
-    code[0x3b] = 0xbf;
+    let mut code = vec![0x90; 0x90];
+    code[0x10..0x15].copy_from_slice(&[0xb8, 1, 2, 3, 4]);
+    code[0x3b..0x40].copy_from_slice(&[0xbf, 1, 2, 3, 4]);
+    // The end of another function, where a hash would begin.
+    code[0x70..0x78].copy_from_slice(&[0xb8, 1, 0, 0, 0, 0x5d, 0xc3, 0x90]);
     code[0x50..0x54].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
-    let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60)];
+    let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60), ("behind", 0x80)];
     let table: Vec<KernelSymbol> = functions.iter().map(|(name, at)| func(name, TEXT + at)).collect();
     let table = Arc::new(SymbolTable::new(table, Vec::new()));
     let memory = || Box::new(Bytes(vec![(TEXT, code.clone())]));
@@ -582,6 +584,7 @@ fn what_has_a_hash() {
         ("closer", 5, Entry::Open, Entry::Open),
         ("closer", 16, Entry::NoHash, Entry::NoHash),
         ("fine", 16, Entry::NoHash, Entry::Open),
+        ("behind", 16, Entry::NoHash, Entry::Open),
     ] {
         let gate = Gate { endbr: false, hash: Some(before) };
         assert_eq!(image.entry(name, 0, gate), stored, "{name}, {before} bytes before");

@@ -146,7 +146,7 @@ refused: state 7 owns a shadow variable, which this kernel's `struct klp_state` 
 #[test]
 fn a_hash_that_load_leaves_as_it_is() {
     let bench = Bench::new(Has::Boolean);
-    let hashed = "asm(\".byte 0xb8,1,2,3,4\\n.type hashed,@function\\nhashed: ret\\n\"\n\
+    let hashed = "asm(\".byte 0x90,0x90,0x90,0xb8,1,2,3,4\\n.type hashed,@function\\nhashed: ret\\n\"\n\
                   \".pushsection .cfi_sites,\\\"a\\\"\\n.long LISTED - .\\n.popsection\");\n";
     let module = |listed: &str| {
         let code = hashed.replace("LISTED", listed);
