@@ -56,12 +56,16 @@ impl Loaded {
         self.table.symbols.iter().any(|s| s.address == address && s.kind == Kind::Func && !helper(&s.name))
     }
 
-    /// Whether a hash stands so many bytes before this address.
+    /// Whether a hash stands so many bytes before this address. Each has a symbol, which tables of symbols may leave out.
     fn is_hashed(&self, address: u64, before: u64) -> bool {
         let preceding = |size: u64| self.from(address.wrapping_sub(size)).get(..size as usize).unwrap_or_default();
-        // Boot may have put other code to where NOPs were (arch/x86/kernel/callthunks.c).
-        let is_mov = || preceding(before).first().is_some_and(|byte| MOV_HASH.contains(byte));
-        if self.running.is_some() { is_mov() } else { has_hash(preceding(before.max(PREFIX)), before) }
+        // Only the first byte where a kernel runs: boot may put other code to where NOPs were (arch/x86/kernel/callthunks.c).
+        let is_mov = preceding(before).first().is_some_and(|byte| MOV_HASH.contains(byte));
+        let looks_so = is_mov && (self.running.is_some() || has_hash(preceding(before.max(PREFIX)), before));
+        let mut names = self.table.symbols.iter().filter(|s| s.name.starts_with("__cfi_")).peekable();
+        let belongs = |size: u64| (before..=PREFIX).contains(&size);
+        let is_named = names.peek().is_none() || names.any(|s| address.checked_sub(s.address).is_some_and(belongs));
+        looks_so && is_named
     }
 
     fn entry_at(&self, address: u64, gate: Gate) -> Entry {

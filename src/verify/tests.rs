@@ -566,15 +566,18 @@ fn what_can_be_called_by_its_address() {
 /// used it up.
 #[test]
 fn what_has_a_hash() {
-    let mut code = vec![0x90; 0x90];
+    let mut code = vec![0x90; 0xa0];
+    code[0x8a..0x90].copy_from_slice(&[0xeb, 0xbc, 0xcc, 0xcc, 0xcc, 0xcc]);
     code[0x10..0x15].copy_from_slice(&[0xb8, 1, 2, 3, 4]);
     code[0x3b..0x40].copy_from_slice(&[0xbf, 1, 2, 3, 4]);
     // The end of another function, where a hash would begin.
     code[0x70..0x78].copy_from_slice(&[0xb8, 1, 0, 0, 0, 0x5d, 0xc3, 0x90]);
     code[0x50..0x54].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
-    let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60), ("behind", 0x80)];
+    let functions = [("hashed", 0x20), ("closer", 0x40), ("fine", 0x60), ("behind", 0x80), ("jumped", 0x9b)];
     let table: Vec<KernelSymbol> = functions.iter().map(|(name, at)| func(name, TEXT + at)).collect();
-    let table = Arc::new(SymbolTable::new(table, Vec::new()));
+    let mut names = table.clone();
+    names.push(func("__cfi_hashed", TEXT + 0x10));
+    let [table, names] = [table, names].map(|table| Arc::new(SymbolTable::new(table, Vec::new())));
     let memory = || Box::new(Bytes(vec![(TEXT, code.clone())]));
     let image = Loaded::new(memory(), table.clone());
     let running = Loaded::new(memory(), table).as_running(Livepatches::default());
@@ -585,11 +588,16 @@ fn what_has_a_hash() {
         ("closer", 16, Entry::NoHash, Entry::NoHash),
         ("fine", 16, Entry::NoHash, Entry::Open),
         ("behind", 16, Entry::NoHash, Entry::Open),
+        ("jumped", 16, Entry::Open, Entry::Open),
     ] {
         let gate = Gate { endbr: false, hash: Some(before) };
         assert_eq!(image.entry(name, 0, gate), stored, "{name}, {before} bytes before");
         assert_eq!(running.entry(name, 0, gate), in_memory, "{name}, {before} bytes before");
     }
+    // The jump before the last one looks like a hash; where hashes have symbols, it has none.
+    let gate = Gate { endbr: false, hash: Some(16) };
+    let named = Loaded::new(memory(), names);
+    assert_eq!((named.entry("hashed", 0, gate), named.entry("jumped", 0, gate)), (Entry::Open, Entry::NoHash));
     // Both are asked.
     let both = Gate { endbr: true, hash: Some(16) };
     assert_eq!(image.entry("hashed", 0, both), Entry::Closed);
