@@ -160,7 +160,7 @@ pub fn run(args: Args<'_>) -> Result<()> {
         again: options.again,
     };
     if options.load {
-        return load::run(&kernel, &runner, &cases);
+        return load::run(&kernel, &runner, &cases, options.again);
     }
     let results = if options.table {
         cases.iter().filter_map(|case| Some((*case, runner.kept(case, true)?))).collect()

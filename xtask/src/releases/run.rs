@@ -103,6 +103,11 @@ impl Runner<'_> {
         self.dir.join(name).join(format!("livepatch-{}.ko", name.chars().take(40).collect::<String>()))
     }
 
+    /// Says that the module of a case was loaded, and went.
+    pub fn loaded(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join("loaded")
+    }
+
     /// Runs a case, or gives the result that is there.
     pub fn run(&self, case: &Case) -> Result<Done> {
         if !self.again
@@ -117,6 +122,7 @@ impl Runner<'_> {
         dirs::write(&patch, &case.patch)?;
         let module = self.module(&case.name());
         fs::remove_file(&module).ok();
+        fs::remove_file(self.loaded(&case.name())).ok();
         let start = Instant::now();
         let mut args = vec!["--json".to_owned(), format!("-j{}", self.threads), "--carry-tables".into()];
         args.extend(self.options.iter().cloned());
